@@ -1,0 +1,68 @@
+# Copyright 2026 the robomd_ros authors
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Perturbation and Condition: one named change of the scene, and the changes in force together."""
+
+from dataclasses import dataclass
+
+Value = float | str | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """One named change of the scene.
+
+    name: unique within its catalogue, lower-case letters, digits and underscores.
+    slot: what is changed, ``part.property``, e.g. ``table.color``.
+    value: what it is changed to; meaning, unit and range follow from the property, see ``slots.PROPERTIES``.
+    sentence: the change in English.
+    """
+
+    name: str
+    slot: str
+    value: Value
+    sentence: str
+
+    @property
+    def part(self) -> str:
+        """The named part of the scene that is changed."""
+        return self.slot.rpartition('.')[0]
+
+    @property
+    def property(self) -> str:
+        """What is changed about the part, a key of ``slots.PROPERTIES``."""
+        return self.slot.rpartition('.')[2]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The perturbations in force together, at most one a slot, ordered by slot; empty is nominal."""
+
+    perturbations: tuple[Perturbation, ...] = ()
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.perturbations, key=lambda p: p.slot))
+        slots = [p.slot for p in ordered]
+        if len(set(slots)) < len(slots):
+            raise ValueError(f'two perturbations of one slot: {[p.name for p in ordered]}')
+        object.__setattr__(self, 'perturbations', ordered)
+
+    def __len__(self) -> int:
+        return len(self.perturbations)
+
+    def with_perturbation(self, perturbation: Perturbation) -> 'Condition':
+        """Return a_old + a: the same slot is overwritten, other slots add up (readings.md 2)."""
+        others = (p for p in self.perturbations if p.slot != perturbation.slot)
+        return Condition((*others, perturbation))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The perturbations' names, ordered by slot."""
+        return tuple(p.name for p in self.perturbations)
+
+    @property
+    def label(self) -> str:
+        """A name for people and files: ``nominal``, or the perturbations' names joined by ``+``."""
+        return '+'.join(self.names) or 'nominal'
+
+
+NOMINAL = Condition()
