@@ -10,14 +10,13 @@ from pathlib import Path
 import re
 import reprlib
 
-import yaml
-from yaml.constructor import SafeConstructor
-from yaml.reader import ReaderError
-
 from robomd_ros.conditions.model import Condition, Perturbation, Value
 from robomd_ros.conditions.slots import find_property
 from robomd_ros.conditions.tasks import get_task, Task
 from robomd_ros.errors import UserError
+import yaml
+from yaml.constructor import SafeConstructor
+from yaml.reader import ReaderError
 
 _NAME = re.compile('[a-z][a-z0-9_]*')
 _MAX_SENTENCE = 200  # characters; CLIP's text encoder reads no more than 77 tokens
@@ -25,7 +24,8 @@ _MAX_SENTENCE = 200  # characters; CLIP's text encoder reads no more than 77 tok
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The candidate perturbations of one task, in the file's order; the paper's C.
+    """
+    The candidate perturbations of one task, in the file's order; the paper's C.
 
     task: its name. path: of the file, absolute. digest: SHA-256 of the file's bytes, hex.
     """
@@ -53,7 +53,8 @@ class Catalogue:
         return tuple(p.name for p in self.perturbations)
 
     def condition(self, names: Iterable[str]) -> Condition:
-        """Return the condition in which the named perturbations are in force together.
+        """
+        Return the condition in which the named perturbations are in force together.
 
         Raises UserError for a name that is not in the catalogue and for two of one slot.
         """
@@ -71,7 +72,8 @@ class Catalogue:
 
 
 def default_catalogue(task: str) -> Path:
-    """Return the path of the catalogue that comes with the package for the task.
+    """
+    Return the path of the catalogue that comes with the package for the task.
 
     Raises UserError, naming the known tasks, if there is no such task.
     """
@@ -82,7 +84,8 @@ def default_catalogue(task: str) -> Path:
 
 
 def load_catalogue(path: str | os.PathLike[str]) -> Catalogue:
-    """Read a catalogue file; its format is in docs/catalogues.md.
+    """
+    Read a catalogue file; its format is in docs/catalogues.md.
 
     Raises UserError, naming the file and where it can the line, for any fault in the file.
     """

@@ -9,7 +9,8 @@ Value = float | str | tuple[float, ...]
 
 @dataclass(frozen=True)
 class Perturbation:
-    """One named change of the scene.
+    """
+    One named change of the scene.
 
     name: unique within its catalogue, lower-case letters, digits and underscores.
     slot: what is changed, ``part.property``, e.g. ``table.color``.

@@ -12,7 +12,8 @@ from robomd_ros.conditions.tasks import Task
 
 @dataclass(frozen=True)
 class Property:
-    """What can be changed about a part, and what to.
+    """
+    What can be changed about a part, and what to.
 
     meaning: what the value says, in which frame.
     components: what the numbers of a value are, in order: one for a plain number, none for text.
@@ -38,7 +39,8 @@ class Property:
         return f'a list [{names}] of {len(self.components)} numbers, each {limits}'
 
     def read(self, value: object) -> Value:
-        """Return the value as floats, or as the text it is.
+        """
+        Return the value as floats, or as the text it is.
 
         Raises ValueError, its message a clause for UserError, for any value it does not take.
         """
@@ -98,7 +100,8 @@ PROPERTIES: dict[str, dict[str, Property]] = {
 
 
 def find_property(slot: str, task: Task) -> Property:
-    """Return what the slot of that task changes.
+    """
+    Return what the slot of that task changes.
 
     Raises ValueError, its message a clause for UserError, if the task has no such slot. Whether a
     body, geom or camera named in it exists, only the world knows.

@@ -10,7 +10,8 @@ from robomd_ros.errors import UserError
 
 @dataclass(frozen=True)
 class Task:
-    """One task of robosuite.
+    """
+    One task of robosuite.
 
     name: what users call it. environment: robosuite's name. robot: robosuite's name.
     instruction: what the policy is told to do. horizon: control steps a rollout gets, at 20 Hz.

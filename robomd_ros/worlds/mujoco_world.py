@@ -6,13 +6,11 @@ import hashlib
 from typing import Any
 
 import numpy as np
-
 from robomd_ros.conditions import Condition
 from robomd_ros.conditions.tasks import get_task
 from robomd_ros.errors import UserError
-from robomd_ros.policies.protocol import PolicyNeeds
 from robomd_ros.worlds.pictures import Camera, FIDELITIES, open_camera
-from robomd_ros.worlds.protocol import Observation, Outcome, WorldInfo
+from robomd_ros.worlds.protocol import Observation, Outcome, PolicyNeeds, WorldInfo
 from robomd_ros.worlds.renderer import check_renderer, choose_renderer
 from robomd_ros.worlds.scene import SceneEditor
 from robomd_ros.worlds.simulation import FastStepper, make_environment
@@ -21,7 +19,8 @@ PICTURE_SIZE = 84  # pixels, as the searchers' CnnPolicy and robomimic's image p
 
 
 class MujocoWorld:
-    """A task of robosuite. Belongs to the thread that made it, as its OpenGL context does.
+    """
+    A task of robosuite. Belongs to the thread that made it, as its OpenGL context does.
 
     The initial state is a function of (seed, trial) alone; the condition moves only what it resizes.
     """
@@ -29,7 +28,8 @@ class MujocoWorld:
     def __init__(
         self, task: str, needs: PolicyNeeds, fidelity: str | None = None, horizon: int | None = None,
     ) -> None:
-        """Compile the task's model.
+        """
+        Compile the task's model.
 
         fidelity: 'full' or 'fast' pictures; None for those the policy was trained on. horizon: control steps; None for
         the task's own. Raises UserError for an unknown task or fidelity, and if nothing can draw here.
@@ -62,7 +62,8 @@ class MujocoWorld:
         return hashlib.sha256(buffer.tobytes()).hexdigest()
 
     def reset(self, condition: Condition, seed: int, trial: int) -> Observation:
-        """Set the scene to the condition and the initial state that (seed, trial) names.
+        """
+        Set the scene to the condition and the initial state that (seed, trial) names.
 
         Raises UserError if the scene cannot be set to the condition.
         """

@@ -2,20 +2,15 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What the scene of each task can show a policy, and what it takes from one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from robomd_ros.conditions.tasks import get_task
 from robomd_ros.errors import UserError
-
-if TYPE_CHECKING:
-    from robomd_ros.policies.protocol import PolicyNeeds
+from robomd_ros.worlds.pictures import FIDELITIES
+from robomd_ros.worlds.protocol import PolicyNeeds
 
 LARGEST_IMAGE = 1024  # pixels a side
-FIDELITIES = ('full', 'fast')
 
 
 @dataclass(frozen=True)

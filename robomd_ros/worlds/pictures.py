@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
-
 from robomd_ros.worlds.simulation import VISUAL_GROUP
 
 FIDELITIES = ('fast', 'full')
@@ -56,7 +55,6 @@ class FastPictures:
 
         self._mujoco = mujoco
         self._model, self._data = environment.sim.model._model, environment.sim.data._data
-        self._model.vis.quality.offsamples = 0
         self._visible = mujoco.MjvOption()
         self._visible.geomgroup[:] = 0
         self._visible.geomgroup[VISUAL_GROUP] = 1
@@ -87,8 +85,12 @@ class FastPictures:
     def _renderer(self, height: int, width: int) -> Any:
         size = height, width
         if size not in self._renderers:
-            self._model.vis.global_.offheight, self._model.vis.global_.offwidth = size
+            frame, quality = self._model.vis.global_, self._model.vis.quality
+            before = frame.offheight, frame.offwidth, quality.offsamples
+            frame.offheight, frame.offwidth, quality.offsamples = height, width, 0
             self._renderers[size] = self._mujoco.Renderer(self._model, height, width)
+            # They are read when the renderer is made; the model itself stays as it was.
+            frame.offheight, frame.offwidth, quality.offsamples = before
         return self._renderers[size]
 
 

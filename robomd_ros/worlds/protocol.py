@@ -2,11 +2,11 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """World: where a policy acts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-
 from robomd_ros.conditions import Condition
 
 # What a policy sees, by robosuite's names: '<camera>_image' is (height, width, 3) uint8 RGB, upright; 'robot0_eef_pos' (3,)
@@ -16,7 +16,8 @@ Observation = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a rollout.
+    """
+    What became of a rollout.
 
     verdict: 'success', 'failure' or 'invalid'.
     reason: why it is invalid, else empty.
@@ -32,7 +33,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class WorldInfo:
-    """What a result from this world depends on: recorded with every ledger.
+    """
+    What a result from this world depends on: recorded with every ledger.
 
     world: 'mujoco'. task: e.g. 'lift'. model_digest: SHA-256 of the compiled nominal model. fidelity: 'fast' or 'full'.
     renderer: the OpenGL back end. horizon: control steps. instruction: the task's sentence.
@@ -47,13 +49,31 @@ class WorldInfo:
     instruction: str
 
 
+@dataclass(frozen=True)
+class PolicyNeeds:
+    """
+    What a policy must be shown and what it answers.
+
+    images: camera name -> (height, width) in pixels; shown as '<camera>_image'.
+    state: names of the other observations, e.g. 'robot0_eef_pos'.
+    action_size: how many numbers it answers, each in [-1, 1].
+    fidelity: the pictures it was trained on: 'full' (robosuite's own) or 'fast'.
+    """
+
+    images: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    state: tuple[str, ...] = ()
+    action_size: int = 7
+    fidelity: str = 'full'
+
+
 class World(Protocol):
     """Where a policy acts: MuJoCo or a real cell."""
 
     info: WorldInfo
 
     def reset(self, condition: Condition, seed: int, trial: int) -> Observation:
-        """Set the scene to the condition and the initial state that (seed, trial) names.
+        """
+        Set the scene to the condition and the initial state that (seed, trial) names.
 
         Raises UserError if the world cannot be set to the condition.
         """

@@ -3,6 +3,8 @@
 """Which OpenGL back end draws the pictures. Call choose_renderer() before mujoco is imported anywhere."""
 
 import ctypes.util
+import importlib
+import importlib.util
 import os
 
 from robomd_ros.errors import UserError
@@ -11,7 +13,8 @@ BACK_ENDS = {'egl': 'EGL', 'osmesa': 'OSMesa'}
 
 
 def choose_renderer() -> str:
-    """Return the OpenGL back end, 'egl' or 'osmesa', having set MUJOCO_GL to it if it was not set.
+    """
+    Return the OpenGL back end, 'egl' or 'osmesa', having set MUJOCO_GL to it if it was not set.
 
     mujoco and robosuite read MUJOCO_GL once, when they are imported. Raises UserError if there is no library for it.
     """
@@ -29,6 +32,9 @@ def choose_renderer() -> str:
 
 def check_renderer(name: str) -> None:
     """Raise UserError if the OpenGL back end of that name cannot draw on this machine."""
+    # Mesa and Triton each bring an LLVM: if Mesa's comes first, the process dies when torch's optimisers load Triton.
+    if importlib.util.find_spec('triton'):
+        importlib.import_module('triton')
     try:
         import mujoco
 

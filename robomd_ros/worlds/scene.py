@@ -8,11 +8,10 @@ import os
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
-
 from robomd_ros.conditions import Condition, Perturbation
 from robomd_ros.conditions.tasks import Task
 from robomd_ros.errors import UserError
+from scipy.spatial.transform import Rotation
 
 # Where a light that is moved points to: the middle of the table, m, world frame.
 LIT_POINT = np.array([0.0, 0.0, 0.8])
@@ -21,7 +20,8 @@ _FIXED = ('mesh', 'tex_data', 'hfield', 'skin', 'name', 'paths', 'text', 'numeri
 
 
 class SceneEditor:
-    """Sets a compiled model to a condition and back, bit for bit.
+    """
+    Sets a compiled model to a condition and back, bit for bit.
 
     raised: body -> how much higher its centre rests than nominally, m, since it was resized.
     changed_textures: textures whose pixels differ from what a renderer has uploaded.
@@ -39,7 +39,8 @@ class SceneEditor:
         self._pixels: dict[int, np.ndarray] = {}  # texture -> its nominal pixels, once edited
 
     def apply(self, condition: Condition) -> None:
-        """Set the model to the condition, from whatever it was set to before.
+        """
+        Set the model to the condition, from whatever it was set to before.
 
         Raises UserError naming the perturbation that the model cannot be set to; the model is then nominal.
         """

@@ -2,10 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Pictures of a task's scene under each of its perturbations."""
 
-from robomd_ros.conditions import Catalogue, Condition, NOMINAL
-from robomd_ros.policies.protocol import PolicyNeeds
-from robomd_ros.worlds.mujoco_world import MujocoWorld
 import numpy as np
+from robomd_ros.conditions import Catalogue, Condition, NOMINAL
+from robomd_ros.worlds.mujoco_world import MujocoWorld
+from robomd_ros.worlds.protocol import PolicyNeeds
 
 SIZE = 256    # pixels, square
 SETTLING = 5  # control steps after which objects lie still

@@ -7,7 +7,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-
 from robomd_ros.conditions.tasks import Task
 
 # Visual meshes are decimated to this many faces in fast pictures: at 84x84 a face is then still smaller than a pixel.
@@ -16,7 +15,8 @@ VISUAL_GROUP = 1
 
 
 def make_environment(task: Task, fidelity: str) -> Any:
-    """Return robosuite's environment of a task, its model compiled once.
+    """
+    Return robosuite's environment of a task, its model compiled once.
 
     fidelity: 'full' draws as robosuite does; 'fast' has decimated visual meshes. The physics are the same.
     """
@@ -71,7 +71,8 @@ def _decimated(xml: str, model: Any) -> str:
 
 
 class FastStepper:
-    """Steps an environment as its own ``step`` does, without what a rollout does not need.
+    """
+    Steps an environment as its own ``step`` does, without what a rollout does not need.
 
     The torques are robosuite's operational-space control (OSC_POSE) with the goals that its controller sets; only the
     Python around it is ours, so that a trajectory is the one robosuite's ``step`` gives for the same actions.
