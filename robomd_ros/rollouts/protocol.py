@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-
 from robomd_ros.conditions import Condition
 from robomd_ros.worlds.protocol import Outcome
 
 
 @dataclass(frozen=True)
 class RolloutRequest:
-    """One rollout that is asked for.
+    """
+    One rollout that is asked for.
 
     key: names the request within its run, e.g. 'control/3' or 'ppo/64'; the same key is never run twice.
     condition, seed, trial: the scene and the initial state.
@@ -28,7 +28,8 @@ class RolloutRequest:
 
 @dataclass(frozen=True)
 class RolloutResult:
-    """One rollout that has ended.
+    """
+    One rollout that has ended.
 
     steps: control steps the policy took. duration: wall time, s.
     first_frame, last_frame: (84, 84, 3) uint8 RGB.
@@ -51,7 +52,8 @@ class RolloutRunner(Protocol):
     horizon: int   # control steps a rollout gets
 
     def run(self, requests: Iterable[RolloutRequest]) -> Iterator[RolloutResult]:
-        """Run the requests and yield the results as they finish, in any order.
+        """
+        Run the requests and yield the results as they finish, in any order.
 
         Raises RunnerError when no rollout can be run any more.
         """

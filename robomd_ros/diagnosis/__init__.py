@@ -1,0 +1,3 @@
+# Copyright 2026 the robomd_ros authors
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The search for failures: the environment, the searchers, the failure map and its statistics."""

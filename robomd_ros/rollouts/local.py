@@ -1,0 +1,34 @@
+# Copyright 2026 the robomd_ros authors
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""LocalRunner: rollouts in this process."""
+
+from collections.abc import Iterable, Iterator
+
+from robomd_ros.policies.protocol import Policy
+from robomd_ros.rollouts.protocol import RolloutRequest, RolloutResult
+from robomd_ros.rollouts.rollout import run_rollout
+from robomd_ros.worlds.protocol import World
+
+
+class LocalRunner:
+    """
+    Runs rollouts one after another in the thread that calls it.
+
+    That has to be the thread the world was made in, to which its OpenGL context belongs.
+    """
+
+    parallel = 1
+
+    def __init__(self, world: World, policy: Policy) -> None:
+        self.horizon = world.info.horizon
+        self._world = world
+        self._policy = policy
+
+    def run(self, requests: Iterable[RolloutRequest]) -> Iterator[RolloutResult]:
+        """
+        Run the requests and yield the results in their order.
+
+        Raises UserError if the world cannot be set to a condition.
+        """
+        for request in requests:
+            yield run_rollout(self._world, self._policy, request)
