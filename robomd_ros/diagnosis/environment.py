@@ -9,9 +9,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-
 from robomd_ros.conditions import Catalogue, Condition, NOMINAL
 from robomd_ros.rollouts.protocol import RolloutRequest, RolloutResult, RolloutRunner
+
+Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]  # what SearchEnv.step returns
 
 C_FAILURE = 1.0
 C_SUCCESS = 0.5
@@ -69,6 +70,7 @@ class SearchEnv(gymnasium.Env[np.ndarray, np.int64]):
     it took as a share of the horizon, or as REWARDS say. An episode is truncated after
     MAX_PERTURBATIONS perturbations, and after an invalid rollout, whose reward is 0.
     Every rollout starts from an initial state of its own. What the runner raises passes through.
+    rollouts: how many it has run; control rollouts are not among them.
     """
 
     metadata: dict[str, Any] = {'render_modes': []}
@@ -96,7 +98,7 @@ class SearchEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._reward = REWARDS[reward]
         self._max_perturbations = max_perturbations
         self._key, self._trial = key, trial
-        self._rollouts = 0
+        self.rollouts = 0
         self._applied = 0
         self._condition = NOMINAL
         self._nominal: np.ndarray | None = None
@@ -107,33 +109,27 @@ class SearchEnv(gymnasium.Env[np.ndarray, np.int64]):
         """Return to the nominal scene; with a seed, begin anew with that seed from rollout 0."""
         super().reset(seed=seed)
         if seed is not None:
-            self._seed, self._rollouts, self._nominal = seed, 0, None
+            self._seed, self.rollouts, self._nominal = seed, 0, None
         self._condition, self._applied = NOMINAL, 0
         if self._nominal is None:
             request = control_request(self._seed, 0)
             self._nominal = run_one(self._runner, request).first_frame
         return self._nominal.copy(), {'condition': []}
 
-    def step(
-        self, action: np.int64 | int,
-    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64 | int) -> Step:
         """Apply the perturbation and run the policy under test; info says what became of it."""
         perturbation = self.catalogue.perturbations[int(action)]
         return self._advance(self._condition.with_perturbation(perturbation))
 
-    def repeat(
-        self, names: tuple[str, ...],
-    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def repeat(self, names: tuple[str, ...]) -> Step:
         """Do as the step did that led to the condition of those names."""
         return self._advance(self.catalogue.condition(names))
 
-    def _advance(
-        self, condition: Condition,
-    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        number = self._rollouts
+    def _advance(self, condition: Condition) -> Step:
+        number = self.rollouts
         request = RolloutRequest(self._key(number), condition, self._seed, self._trial(number))
         result = run_one(self._runner, request)
-        self._rollouts += 1
+        self.rollouts += 1
         self._applied += 1
         self._condition = condition
         verdict = result.outcome.verdict

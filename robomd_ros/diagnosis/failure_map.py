@@ -3,12 +3,12 @@
 """The failure map: what a diagnosis returns; docs/failure_map.md describes its file."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import datetime, UTC
 import json
 from typing import Any
 
+import numpy as np
 from robomd_ros.conditions import Catalogue
 from robomd_ros.conditions.model import Value
 from robomd_ros.diagnosis.statistics import wilson
@@ -101,18 +101,19 @@ class FailureMap:
                     ConditionRow(**_tuples(row)) for row in content['conditions']),
             })
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f'That is not a failure map that this version of robomd_ros can read '
+            raise UserError('That is not a failure map that this version of robomd_ros can read '
                             f'({type(error).__name__}: {error}); make it anew.') from None
 
 
 def failure_map(
-    ledger: Ledger, catalogue: Catalogue, mass: Sequence[float] | None = None,
+    ledger: Ledger, catalogue: Catalogue, mass: np.ndarray | None = None,
 ) -> FailureMap:
     """
     Return the failure map of what has ended so far.
 
-    mass: the search mass, one number a perturbation in the catalogue's order, None if there is none.
-    Rates are of rollouts under one perturbation alone, or none; those under several have their own.
+    mass: the search mass, one number a perturbation in the catalogue's order; None if there is
+    none. Rates are of rollouts under one perturbation alone, or none; several together have rows
+    of their own.
     """
     verdicts: dict[tuple[str, ...], Counter[str]] = {(): Counter()}
     reasons: Counter[str] = Counter()
@@ -127,7 +128,7 @@ def failure_map(
     stacked = [ConditionRow(perturbations=names, **_rate(verdicts[names]))
                for names in verdicts if len(names) > 1]
     return FailureMap(
-        created=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        created=datetime.now(UTC).isoformat(timespec='seconds'),
         command=ledger.command(), settings=ledger.settings, versions=ledger.versions,
         budget={'asked': ledger.settings['rollouts'],
                 'done': sum(counter.total() for counter in verdicts.values()),

@@ -2,9 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The searcher `ppo`: the paper's, on stable-baselines3 (Sec. III-A, Algorithm 1)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 import hashlib
 import io
@@ -17,17 +16,22 @@ import warnings
 import zipfile
 
 import numpy as np
+from robomd_ros.diagnosis.environment import (
+    control_request,
+    run_one,
+    Search,
+    SEARCH_TRIALS,
+    SearchEnv,
+    Step,
+)
+from robomd_ros.errors import UserError
+from robomd_ros.rollouts.ledger import write_whole
+from robomd_ros.rollouts.protocol import RolloutRequest, RolloutResult
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
 import torch
-
-from robomd_ros.diagnosis.environment import (
-    control_request, run_one, Search, SEARCH_TRIALS, SearchEnv)
-from robomd_ros.errors import UserError
-from robomd_ros.rollouts.ledger import write_whole
-from robomd_ros.rollouts.protocol import RolloutRequest, RolloutResult
 
 PAPER: dict[str, Any] = {  # what the paper's appendix says; the rest is stable-baselines3's
     'learning_rate': 3e-4, 'gamma': 0.99, 'clip_range': 0.2, 'n_epochs': 10, 'batch_size': 64,
@@ -81,7 +85,8 @@ class Transition:
     """
     One step of an environment, as PPO learns from it.
 
-    observation: (3, 84, 84) uint8. start: whether it is an episode's first. log_prob: of the action.
+    observation: (3, 84, 84) uint8. start: whether it is an episode's first. value: the critic's.
+    log_prob: of the action.
     """
 
     observation: np.ndarray
@@ -94,39 +99,40 @@ class Transition:
 
 
 class Walk:
-    """An environment and where it stands. observation, start: what the next Transition has."""
+    """An environment and where it stands. observation, start: what its next Transition has."""
 
     def __init__(self, number: int, search: Search, plan: Plan) -> None:
-        def key(rollout: int) -> str:
-            phase, step = divmod(rollout, plan.steps)
-            return f'ppo/{phase}/{number}/{step}'
-
-        self.number, self.key = number, key
+        """Prepare environment 0, 1, 2, ...; nothing is run before restart."""
+        self.number = number
+        self._steps = plan.steps
         self.environment = SearchEnv(
-            search.catalogue, search.runner, search.seed, key=key,
+            search.catalogue, search.runner, search.seed, key=self.key,
             trial=lambda rollout: SEARCH_TRIALS + rollout * plan.parallel + number)
-        self.observation = np.zeros((3, 84, 84), np.uint8)
+        self.observation = np.empty((3, 84, 84), np.uint8)
         self.start = True
+
+    def key(self, rollout: int) -> str:
+        """Return the key of the environment's rollout 0, 1, 2, ..."""
+        phase, step = divmod(rollout, self._steps)
+        return f'ppo/{phase}/{self.number}/{step}'
 
     def restart(self) -> None:
         """Begin an episode."""
         self.observation, self.start = _channels_first(self.environment.reset()[0]), True
 
-    def follow(
-        self, step: tuple[np.ndarray, float, bool, bool, dict[str, Any]],
-    ) -> tuple[float, np.ndarray | None, dict[str, Any]]:
+    def follow(self, step: Step) -> np.ndarray | None:
         """
-        Go where the environment's step has led.
+        Go where the environment's step has led, into a new episode if it has ended the last one.
 
-        Return the reward, the observation a truncated episode ended with, else None, and the info.
+        Return the observation a truncated episode ended with, None for all others.
         """
-        picture, reward, terminated, truncated, info = step
-        last = _channels_first(picture)
-        if terminated or truncated:
-            self.restart()
-        else:
-            self.observation, self.start = last, False
-        return reward, last if truncated else None, info
+        picture, _, terminated, truncated, _ = step
+        observation = _channels_first(picture)
+        if not (terminated or truncated):
+            self.observation, self.start = observation, False
+            return None
+        self.restart()
+        return observation if truncated else None
 
 
 class SearchPPO(PPO):
@@ -136,57 +142,65 @@ class SearchPPO(PPO):
     The weights do not change within a phase, so what is learnt is the same. All random numbers are
     functions of the seed and of where in the search they are drawn, so there is no state of a
     generator to save.
+    history: a digest of all it has learnt from.
     """
 
     def __init__(self, seed: int, plan: Plan, walks: list[Walk]) -> None:
         """Make the networks, their weights drawn with the seed."""
-        self.search_seed, self.history = seed, ''
+        self.search_seed = seed
+        self.history = str(seed)
         set_random_seed(_derive(seed))
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'You have specified a mini-batch size')
             super().__init__(
-                'CnnPolicy', DummyVecEnv([lambda walk=walk: walk.environment for walk in walks]),
-                n_steps=max(plan.steps, 2), device='cpu', **PAPER)
+                'CnnPolicy', DummyVecEnv([_maker(walk) for walk in walks]),
+                n_steps=plan.steps, device='cpu', **PAPER)
         self.set_logger(Logger(folder=None, output_formats=[]))
         self.policy.set_training_mode(False)
 
-    def preferences(self, observations: np.ndarray) -> torch.Tensor:
-        """Return pi(a|s), (n, actions), of observations (n, 3, 84, 84)."""
+    def log_preferences(self, observations: np.ndarray) -> torch.Tensor:
+        """Return log pi(a|s), (n, actions), of observations (n, 3, 84, 84)."""
         with torch.no_grad():
-            return self.policy.get_distribution(torch.as_tensor(observations)).distribution.probs
+            distribution = self.policy.get_distribution(torch.tensor(observations)).distribution
+        assert isinstance(distribution, torch.distributions.Categorical)
+        return distribution.logits
 
     def values(self, observations: np.ndarray) -> torch.Tensor:
         """Return the critic's values, (n,), of observations (n, 3, 84, 84)."""
         with torch.no_grad():
-            return self.policy.predict_values(torch.as_tensor(observations)).flatten()
+            return self.policy.predict_values(torch.tensor(observations)).flatten()
 
-    def advance(self, walk: Walk, phase: int, steps: int, stop: threading.Event) -> list[Transition]:
+    def advance(
+        self, walk: Walk, phase: int, steps: int, stop: threading.Event,
+    ) -> list[Transition]:
         """Have one environment take its steps of the phase, or fewer if told to stop."""
         transitions = []
         for step in range(steps):
             if stop.is_set():
                 break
             observation, start = walk.observation, walk.start
-            preferences = self.preferences(observation[None])[0]
+            value = self.values(observation[None])[0]
+            log_preferences = self.log_preferences(observation[None])[0]
             generator = torch.Generator()
             generator.manual_seed(_derive(self.search_seed, phase, walk.number, step))
-            action = int(torch.multinomial(preferences, 1, generator=generator))
-            reward, last, info = walk.follow(walk.environment.step(action))
-            if last is not None:  # what would have come after a truncated episode
-                reward += self.gamma * float(self.values(last[None]))
+            action = int(torch.multinomial(log_preferences.exp(), 1, generator=generator))
+            taken = walk.environment.step(action)
+            _, reward, _, _, info = taken
+            truncated = walk.follow(taken)
+            if truncated is not None:  # what would have come after it, as collect_rollouts does
+                reward += self.gamma * float(self.values(truncated[None]))
             transitions.append(Transition(
-                observation, action, reward, start, self.values(observation[None])[0],
-                preferences[action].log(), info))
+                observation, action, reward, start, value, log_preferences[action], info))
         return transitions
 
     def learn_phase(self, phase: int, walks: list[Walk], taken: list[list[Transition]]) -> None:
-        """Update the weights from what the environments did in the phase."""
+        """Update the weights from what each environment did in the phase."""
         buffer = self.rollout_buffer
         buffer.buffer_size = len(taken[0])
         buffer.reset()
         for step in zip(*taken, strict=True):
             buffer.add(
-                np.array([t.observation for t in step]), np.array([[t.action] for t in step]),
+                np.array([t.observation for t in step]), np.array([t.action for t in step]),
                 np.array([t.reward for t in step]), np.array([t.start for t in step]),
                 torch.stack([t.value for t in step]), torch.stack([t.log_prob for t in step]))
         buffer.compute_returns_and_advantage(
@@ -198,5 +212,160 @@ class SearchPPO(PPO):
         self.num_timesteps += len(taken) * len(taken[0])
         self.history = _history(self.history, [[t.info for t in walk] for walk in taken])
 
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), '_last_obs', '_last_episode_starts']
+    def save_whole(self, path: Path) -> None:
+        """Write a checkpoint as stable-baselines3 does, whole or not at all."""
+        file = io.BytesIO()
+        self.save(file)
+        write_whole(path, file.getvalue())
+
+    def load_weights(self, path: Path) -> None:
+        """Take a checkpoint's weights, optimizer, num_timesteps and history; unpickle nothing."""
+        with zipfile.ZipFile(path) as archive:
+            data = json.loads(archive.read('data'))
+        self.set_parameters(str(path), device='cpu')
+        self.num_timesteps, self.history = int(data['num_timesteps']), str(data['history'])
+
+
+class PPOSearch:
+    """A search with PPO: goes on from its checkpoint, and from the ledger where that is behind."""
+
+    def __init__(self, search: Search, plan: Plan) -> None:
+        """Find out where to go on; runs the first control rollout if that has not been run."""
+        self._search, self._plan = search, plan
+        self._checkpoint = search.checkpoints / 'ppo.zip'
+        self._nominal: dict[int, np.ndarray] = {}  # trial -> observation
+        self._start_over()
+        self._phase = self._resume()
+        if not self._phase:
+            self._start_over()
+
+    def run(self) -> None:
+        """Run the phases that are left."""
+        plan, runner = self._plan, self._search.runner
+        controls = [self._control(trial) for trial in range(plan.controls(self._phase))]
+        self._see(runner.run(controls))
+        if self._phase:
+            self._report()
+        stop = threading.Event()
+        pool = ThreadPoolExecutor(plan.parallel) if plan.parallel > 1 else _Here()
+        try:
+            for phase in range(self._phase, len(plan.phases)):
+                self._run_phase(phase, pool, stop)
+                self._report()
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _run_phase(self, phase: int, pool: Executor, stop: threading.Event) -> None:
+        """Run the environments' steps and some control rollouts, which fill the gaps; learn."""
+        plan, model = self._plan, self._model
+        walks = [pool.submit(model.advance, walk, phase, plan.phases[phase], stop)
+                 for walk in self._walks]
+        controls = [pool.submit(run_one, self._search.runner, self._control(trial))
+                    for trial in range(plan.controls(phase), plan.controls(phase + 1))]
+        for walk in wait(walks, return_when=FIRST_EXCEPTION).done:
+            walk.result()
+        model.learn_phase(phase, self._walks, [walk.result() for walk in walks])
+        model.save_whole(self._checkpoint)
+        self._see(control.result() for control in controls)
+
+    def _control(self, trial: int) -> RolloutRequest:
+        return control_request(self._search.seed, trial)
+
+    def _see(self, controls: Iterable[RolloutResult]) -> None:
+        for control in controls:
+            self._nominal[control.request.trial] = _channels_first(control.first_frame)
+
+    def _report(self) -> None:
+        """Tell the search mass: pi(a|s), averaged over the nominal scene's first frames."""
+        frames = np.array([self._nominal[trial] for trial in sorted(self._nominal)])
+        chunks = np.array_split(frames, len(frames) // 64 + 1)
+        masses = torch.cat([self._model.log_preferences(chunk).exp() for chunk in chunks])
+        self._search.on_mass(masses.mean(dim=0).numpy())
+
+    def _start_over(self) -> None:
+        search, plan = self._search, self._plan
+        self._walks = [Walk(number, search, plan) for number in range(plan.parallel)]
+        self._model = SearchPPO(search.seed, plan, self._walks)
+        for walk in self._walks:
+            walk.restart()
+
+    def _resume(self) -> int:
+        """
+        Return how many phases the checkpoint has behind it, with everything as after them.
+
+        0 if there is no checkpoint, if it cannot be read, or if it is none of this search: the
+        rollouts are in the ledger, so that all that is lost is the time to learn from them again.
+        """
+        try:
+            self._model.load_weights(self._checkpoint)
+        except Exception:  # noqa: B902, what a file can do to a reader has no end
+            return 0
+        phases = [phase for phase in range(1, len(self._plan.phases) + 1)
+                  if self._plan.before(phase) == self._model.num_timesteps]
+        if not phases:
+            return 0
+        history = str(self._search.seed)
+        for steps in self._plan.phases[:phases[0]]:
+            infos = [[self._repeat(walk) for _ in range(steps)] for walk in self._walks]
+            history = _history(history, infos)
+        return phases[0] if history == self._model.history else 0
+
+    def _repeat(self, walk: Walk) -> dict[str, Any] | None:
+        """Have the environment take its next step as the ledger has it; None if it has not."""
+        names = self._search.recorded(walk.key(walk.environment.rollouts))
+        if names is None:
+            return None
+        step = walk.environment.repeat(names)
+        walk.follow(step)
+        return step[-1]
+
+
+def search(search: Search, phase: int = PHASE) -> None:
+    """
+    Run the search; phase is the number of rollouts between two updates of the weights.
+
+    Raises UserError if the budget is too small to learn from.
+    """
+    parallel = search.runner.parallel
+    steps = max(1, phase // parallel)
+    plan = Plan(search.rollouts, parallel, steps)
+    if not plan.possible:
+        least = next(n for n in count(2) if Plan(n, parallel, steps).possible)
+        raise UserError(f'{search.rollouts} rollouts are too few for the searcher ppo with '
+                        f'{parallel} at a time; ask for {least} or more.')
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums depend on how many there are, and the cores have work
+    try:
+        PPOSearch(search, plan).run()
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Here(Executor):
+    """Runs what is submitted at once, in the thread that submits it."""
+
+    def submit(self, function: Callable[..., T], /, *values: Any, **names: Any) -> Future[T]:
+        """Return a future that is done; raise what the function raises."""
+        future: Future[T] = Future()
+        future.set_result(function(*values, **names))
+        return future
+
+
+def _maker(walk: Walk) -> Callable[[], SearchEnv]:
+    return lambda: walk.environment
+
+
+def _channels_first(picture: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(picture.transpose(2, 0, 1))
+
+
+def _derive(*numbers: int) -> int:
+    """Return a seed below 2**32 that is a function of the numbers."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:4])
+
+
+def _history(before: str, infos: list[list[dict[str, Any] | None]]) -> str:
+    return hashlib.sha256((before + json.dumps(infos)).encode()).hexdigest()

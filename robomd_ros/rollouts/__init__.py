@@ -3,7 +3,12 @@
 """Rollouts: one of them, who runs many, and the ledger that keeps them."""
 
 from robomd_ros.rollouts.ledger import (
-    Ledger, LedgeredRunner, LedgerError, OtherRunError, PolicyUnusable)
+    Ledger,
+    LedgeredRunner,
+    LedgerError,
+    OtherRunError,
+    PolicyUnusable,
+)
 from robomd_ros.rollouts.local import LocalRunner
 from robomd_ros.rollouts.protocol import RolloutRequest, RolloutResult, RolloutRunner, RunnerError
 from robomd_ros.rollouts.rollout import RolloutCanceled, run_rollout

@@ -4,7 +4,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 import fcntl
 from itertools import chain
@@ -17,7 +17,6 @@ import time
 from typing import Any
 
 import numpy as np
-
 from robomd_ros.errors import UserError
 from robomd_ros.rollouts.protocol import RolloutRequest, RolloutResult, RolloutRunner, RunnerError
 from robomd_ros.rollouts.rollout import SOLVED_AT_RESET
@@ -59,7 +58,8 @@ class Count:
     """
     How many rollouts of a condition ended in one way.
 
-    names: of its perturbations, ordered by slot. verdict, reason: the outcome's. rollouts: how many.
+    names: of its perturbations, ordered by slot. verdict, reason: of the outcome.
+    rollouts: how many.
     """
 
     names: tuple[str, ...]
@@ -70,10 +70,10 @@ class Count:
 
 class Ledger:
     """
-    DIR/ledger.sqlite, one row a rollout; safe to use from several threads, by one process at a time.
+    DIR/ledger.sqlite, one row a rollout, for any threads of one process at a time.
 
-    What a method has written is on the disk when it returns. Every method raises LedgerError if the
-    file cannot be read or written.
+    What a method has written is on the disk when it returns. Every method raises LedgerError if
+    the file cannot be read or written.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], fixed: Iterable[str], command: str,
@@ -84,8 +84,8 @@ class Ledger:
         settings: of the run, for JSON, with rollouts, policy_digest and model_digest among them.
         fixed: names of those that must be as they were if there is a ledger already; rollouts may
         not be fewer. versions: name -> version of what the results depend on.
-        Raises OtherRunError if the ledger holds a run with other settings, and LedgerError if it is
-        damaged, in use, or out cannot be written to.
+        Raises OtherRunError if the ledger holds a run with other settings, and LedgerError if it
+        is damaged, in use, or out cannot be written to.
         """
         self.path = out / 'ledger.sqlite'
         self.settings = dict(settings)
@@ -126,8 +126,8 @@ class Ledger:
             'INSERT INTO rollouts (key, condition, seed, trial, asked, begun, policy_digest, '
             'model_digest, versions) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) '
             'ON CONFLICT (key) DO UPDATE SET begun = excluded.begun, versions = excluded.versions',
-            request.key, json.dumps(request.condition.names), request.seed, request.trial, now, now,
-            self.settings['policy_digest'], self.settings['model_digest'],
+            request.key, json.dumps(request.condition.names), request.seed, request.trial, now,
+            now, self.settings['policy_digest'], self.settings['model_digest'],
             json.dumps(self.versions))
 
     def end(self, result: RolloutResult) -> None:
@@ -142,8 +142,8 @@ class Ledger:
             outcome.confidence, outcome.source, result.steps, result.duration,
             _encode(result.first_frame), _encode(result.last_frame), result.request.key)
         if not rows:
-            raise LedgerError(f'{self.path} has an end of the rollout {result.request.key} already, '
-                              'or no beginning; give another out.')
+            raise LedgerError(f'{self.path} has an end of the rollout {result.request.key} '
+                              'already, or no beginning; give another out.')
 
     def result(self, request: RolloutRequest) -> RolloutResult | None:
         """
@@ -210,7 +210,8 @@ class Ledger:
                           time.time())
             return
         self._compare(json.loads(row[0]), fixed)
-        self._execute('UPDATE run SET settings = ?, command = ?', json.dumps(self.settings), command)
+        self._execute(
+            'UPDATE run SET settings = ?, command = ?', json.dumps(self.settings), command)
 
     def _compare(self, old: Mapping[str, Any], fixed: tuple[str, ...]) -> None:
         differences = [f'{name} ({_short(old.get(name))}, now {_short(self.settings[name])})'
@@ -312,7 +313,8 @@ def _lock(out: Path) -> int:
         out.mkdir(parents=True, exist_ok=True)
         lock = os.open(out / 'ledger.lock', os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise LedgerError(f'{out} cannot be written to ({error.strerror}); give another out.') from None
+        raise LedgerError(
+            f'{out} cannot be written to ({error.strerror}); give another out.') from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(lock, 0)
@@ -320,13 +322,34 @@ def _lock(out: Path) -> int:
     except BlockingIOError:
         process = os.read(lock, 20).decode(errors='replace') or 'unknown'
         os.close(lock)
-        raise LedgerError(f'{out} is in use by another diagnosis (process {process}); wait for its '
-                          'end or give another out.') from None
+        raise LedgerError(f'{out} is in use by another diagnosis (process {process}); wait for '
+                          'its end or give another out.') from None
     except OSError as error:
         os.close(lock)
         raise LedgerError(f'{out} cannot be written to ({error.strerror}); mend that, '
                           f'{_AGAIN}.') from None
     return lock
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """
+    Write the file, and its directory, so that a reader finds the old one or the new one whole.
+
+    Raises LedgerError if it cannot be written.
+    """
+    part = path.with_name(f'.{path.name}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open('wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise LedgerError(
+            f'{path} cannot be written ({error.strerror}); mend that, {_AGAIN}.') from None
 
 
 def _sentence(path: Path, error: Exception) -> str:

@@ -16,7 +16,8 @@ class RolloutRequest:
     """
     One rollout that is asked for.
 
-    key: names the request within its run, e.g. 'control/3' or 'ppo/64'; the same key is never run twice.
+    key: names the request within its run, e.g. 'control/3' or 'ppo/64'; the same key is never run
+    twice.
     condition, seed, trial: the scene and the initial state.
     """
 
@@ -46,7 +47,11 @@ class RolloutResult:
 
 
 class RolloutRunner(Protocol):
-    """Who runs rollouts: in this process, or through the ROS graph. Safe to call from several threads."""
+    """
+    Who runs rollouts: in this process, or through the ROS graph.
+
+    Safe to call from several threads.
+    """
 
     parallel: int  # how many rollouts it can run at a time
     horizon: int   # control steps a rollout gets

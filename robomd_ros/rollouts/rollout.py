@@ -6,7 +6,6 @@ from collections.abc import Callable
 import time
 
 import numpy as np
-
 from robomd_ros.policies.protocol import Policy
 from robomd_ros.rollouts.protocol import RolloutRequest, RolloutResult, RunnerError
 from robomd_ros.worlds.protocol import Observation, Outcome, World
@@ -32,8 +31,8 @@ def run_rollout(
     """
     Run the policy once, from a fresh initial state and with its own memory reset.
 
-    executor: who runs it, for the result. on_step: called with the number of control steps taken so
-    far after each of them; returns True to cancel the rollout.
+    executor: who runs it, for the result. on_step: called after every control step with how many
+    there have been; returns True to cancel the rollout.
     The outcome is invalid, with the reason, if the task is solved at reset already, if the policy
     raises or answers anything but finite numbers of the right shape, and if the world raises while
     it carries out a step.
