@@ -5,7 +5,8 @@
 
 class UserError(ValueError):
     """
-    Something the user gave cannot be used; the message is one sentence saying what, where and what to do.
+    Something the user gave cannot be used.
 
-    The command line prints it and exits with 2; an action puts it into ``error_msg``.
+    The message is one sentence saying what, where and what to do. The command line prints it and
+    exits with 2; an action puts it into ``error_msg``.
     """

@@ -10,7 +10,6 @@ import random
 import re
 
 import pytest
-
 from robomd_ros.conditions import Catalogue, Condition, load_catalogue, NOMINAL, Perturbation
 from robomd_ros.conditions.catalogue import default_catalogue
 from robomd_ros.conditions.slots import find_property, PROPERTIES
@@ -262,7 +261,8 @@ def test_sentence_may_be_folded(load):
     (GOOD + entry(sentence='12'), 10, "'sentence'"),
     (GOOD + entry(sentence='"a\\0b"'), 10, "'sentence'"),
     # slots
-    (GOOD + entry(slot='cub.mass'), 8, 'cube, table, robot, gripper, floor, wall, light, camera'),
+    (GOOD + entry(slot='cub.mass'), 8,
+     'cube, table, robot, arm, gripper, floor, wall, light, camera'),
     (GOOD + entry(slot='body:.mass'), 8, "unknown slot 'body:.mass'"),
     (GOOD + entry(slot='site:grip.mass'), 8, "unknown slot 'site:grip.mass'"),
     (GOOD + entry(slot='cube.colour'), 8, 'color, size, texture, friction, mass'),

@@ -54,7 +54,8 @@ def run(world, condition, trial, number=12):
 
 
 def same(first, second):
-    return all(np.array_equal(a[key], b[key]) for a, b in zip(first, second, strict=True) for key in a)
+    return all(np.array_equal(a[key], b[key])
+               for a, b in zip(first, second, strict=True) for key in a)
 
 
 def random_condition(rng):
@@ -76,12 +77,14 @@ def test_100_edits_are_undone_bit_for_bit(world):
 
 
 @pytest.mark.parametrize('slot, value', [
-    ('cube.color', (0.0, 1.0, 0.0)), ('table.size', (0.3, 0.5, 0.02)), ('cube.size', (0.03, 0.01, 0.02)),
-    ('table.texture', 'red-wood'), ('cube.texture', 'metal'), ('cube.friction', (0.1, 0.0, 0.0)),
-    ('gripper.friction', (0.2, 0.0, 0.0)), ('cube.mass', 1.5), ('body:robot0_link7.mass', 2.0),
+    ('cube.color', (0.0, 1.0, 0.0)), ('table.size', (0.3, 0.5, 0.02)),
+    ('cube.size', (0.03, 0.01, 0.02)), ('table.texture', 'red-wood'), ('cube.texture', 'metal'),
+    ('cube.friction', (0.1, 0.0, 0.0)), ('gripper.friction', (0.2, 0.0, 0.0)),
+    ('cube.mass', 1.5), ('body:robot0_link7.mass', 2.0),
     ('geom:table_leg1_visual.color', (1.0, 0.0, 0.0)), ('light.color', (1.0, 0.0, 0.0)),
-    ('light.position', (2.0, -2.0, 1.0)), ('light.brightness', 0.3), ('camera.position', (0.1, 0.0, 0.1)),
-    ('camera.rotation', (10.0, 5.0, -5.0)), ('camera.fov', 60.0)])
+    ('light.position', (2.0, -2.0, 1.0)), ('light.brightness', 0.3),
+    ('camera.position', (0.1, 0.0, 0.1)), ('camera.rotation', (10.0, 5.0, -5.0)),
+    ('camera.fov', 60.0)])
 def test_every_property_changes_the_world_and_is_undone(world, slot, value):
     before = run(world, NOMINAL, 1)
     digest = world.model_digest()
@@ -96,8 +99,9 @@ def test_every_property_changes_the_world_and_is_undone(world, slot, value):
 @pytest.mark.parametrize('slot, value, word', [
     ('robot.size', (0.1, 0.1, 0.1), 'boxes'), ('body:nothing.color', (1.0, 0.0, 0.0), 'nothing'),
     ('geom:nothing.color', (1.0, 0.0, 0.0), 'nothing'), ('camera:nothing.fov', 50.0, 'nothing'),
-    ('cube.texture', 'no-such-picture', 'no-such-picture'), ('wall.friction', (1.0, 0.0, 0.0), 'touch'),
-    ('floor.mass', 3.0, 'mass'), ('arm.texture', 'metal', 'texture')])
+    ('cube.texture', 'no-such-picture', 'no-such-picture'),
+    ('wall.friction', (1.0, 0.0, 0.0), 'touch'), ('floor.mass', 3.0, 'mass'),
+    ('arm.texture', 'metal', 'texture')])
 def test_what_cannot_be_set_is_refused_in_a_sentence(world, slot, value, word):
     with pytest.raises(UserError, match=word) as refused:
         world.reset(change(slot, value), 0, 0)
@@ -138,9 +142,9 @@ def test_resizing_changes_what_can_be_touched_mass_and_inertia(world):
     body, geoms, dofs = edited.body('cube_main').id, [88, 89], slice(9, 15)
     assert edited.body_mass[body] == pytest.approx(8 * size.prod() * 1000)
     for name, rows in (
-            ('geom_size', geoms), ('geom_rbound', geoms), ('geom_aabb', geoms), ('body_mass', body),
-            ('body_inertia', body), ('body_invweight0', body), ('body_subtreemass', body),
-            ('dof_invweight0', dofs), ('dof_M0', dofs)):
+            ('geom_size', geoms), ('geom_rbound', geoms), ('geom_aabb', geoms),
+            ('body_mass', body), ('body_inertia', body), ('body_invweight0', body),
+            ('body_subtreemass', body), ('dof_invweight0', dofs), ('dof_M0', dofs)):
         np.testing.assert_allclose(
             getattr(edited, name)[rows], getattr(compiled, name)[rows], rtol=1e-5, err_msg=name)
 
@@ -161,7 +165,8 @@ def test_physics_are_those_of_robosuite(world, plain):
         plain.rng.bit_generator.state = np.random.default_rng([0, trial]).bit_generator.state
         theirs = plain.reset()
         for step in range(40):
-            np.testing.assert_allclose(observation['robot0_eef_pos'], theirs['robot0_eef_pos'], atol=1e-5)
+            np.testing.assert_allclose(
+                observation['robot0_eef_pos'], theirs['robot0_eef_pos'], atol=1e-5)
             np.testing.assert_allclose(observation['cube_pos'], theirs['cube_pos'], atol=1e-5)
             np.testing.assert_allclose(observation['object'], theirs['object-state'], atol=1e-5)
             action = lift_expert(observation)

@@ -14,7 +14,8 @@ class Perturbation:
 
     name: unique within its catalogue, lower-case letters, digits and underscores.
     slot: what is changed, ``part.property``, e.g. ``table.color``.
-    value: what it is changed to; meaning, unit and range follow from the property, see ``slots.PROPERTIES``.
+    value: what it is changed to; meaning, unit and range follow from the kind of part and the
+    property, see ``slots.PROPERTIES``.
     sentence: the change in English.
     """
 
@@ -25,18 +26,22 @@ class Perturbation:
 
     @property
     def part(self) -> str:
-        """The named part of the scene that is changed."""
+        """Return the named part of the scene that is changed."""
         return self.slot.rpartition('.')[0]
 
     @property
-    def property(self) -> str:
-        """What is changed about the part, a key of ``slots.PROPERTIES``."""
+    def property(self) -> str:  # noqa: A003, what it is called wherever slots are spoken of
+        """Return what is changed about the part, a key of ``slots.PROPERTIES[kind of part]``."""
         return self.slot.rpartition('.')[2]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """The perturbations in force together, at most one a slot, ordered by slot; empty is nominal."""
+    """
+    The perturbations in force together, at most one a slot, ordered by slot.
+
+    Empty, it is nominal.
+    """
 
     perturbations: tuple[Perturbation, ...] = ()
 
@@ -51,18 +56,18 @@ class Condition:
         return len(self.perturbations)
 
     def with_perturbation(self, perturbation: Perturbation) -> 'Condition':
-        """Return a_old + a: the same slot is overwritten, other slots add up (readings.md 2)."""
+        """Return a_old + a: the same slot is overwritten, other slots add up (Algorithm 1)."""
         others = (p for p in self.perturbations if p.slot != perturbation.slot)
         return Condition((*others, perturbation))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The perturbations' names, ordered by slot."""
+        """Return the perturbations' names, ordered by slot."""
         return tuple(p.name for p in self.perturbations)
 
     @property
     def label(self) -> str:
-        """A name for people and files: ``nominal``, or the perturbations' names joined by ``+``."""
+        """Return a name for people and files: ``nominal``, or the names joined by ``+``."""
         return '+'.join(self.names) or 'nominal'
 
 

@@ -29,7 +29,7 @@ class Property:
 
     @property
     def wanted(self) -> str:
-        """The values it takes, in English."""
+        """Return the values it takes, in English."""
         limits = f'from {self.low:g} to {self.high:g} {self.unit}'.rstrip()
         if not self.components:
             return 'a non-empty text'

@@ -16,7 +16,8 @@ class Task:
     name: what users call it. environment: robosuite's name. robot: robosuite's name.
     instruction: what the policy is told to do. horizon: control steps a rollout gets, at 20 Hz.
     camera: the camera whose picture is shown to searchers and people.
-    parts: part -> patterns (fnmatch) of the names of its MuJoCo geoms; light and camera are parts of every task.
+    parts: part -> patterns (fnmatch) of the names of its MuJoCo geoms; light and camera are parts
+    of every task.
     bodies: part -> name of the body that carries its mass, where it has one.
     """
 
@@ -33,8 +34,8 @@ class Task:
 TASKS = {
     task.name: task for task in (
         Task(
-            name='lift', environment='Lift', robot='Panda', instruction='lift the red cube', horizon=100,
-            camera='agentview',
+            name='lift', environment='Lift', robot='Panda', instruction='lift the red cube',
+            horizon=100, camera='agentview',
             parts={
                 'cube': ('cube_g0', 'cube_g0_vis'),
                 'table': ('table_collision', 'table_visual'),

@@ -94,8 +94,8 @@ def check_settings(settings: Settings) -> None:
         with tempfile.TemporaryFile(dir=settings.out) as file:
             file.write(b'\0')
     except OSError as error:
-        raise LedgerError(f'{settings.out} cannot be written to ({error.strerror}); give another '
-                          'out.') from None
+        raise LedgerError(f'{settings.out} cannot be written to ({error.strerror}); mend that or '
+                          'give another out.') from None
 
 
 def diagnose(

@@ -21,8 +21,8 @@ def lift_expert(observation: Observation) -> np.ndarray:
     """
     Return the action (7,) that lifts robosuite's cube: hover, descend, grasp, rise.
 
-    A function of the observation alone (cube_pos, robot0_eef_pos, robot0_gripper_qpos and _qvel), so that it can say what it would
-    have done wherever another policy went.
+    A function of the observation alone (cube_pos, robot0_eef_pos, robot0_gripper_qpos and _qvel),
+    so that it can say what it would have done wherever another policy went.
     """
     hand, cube = observation['robot0_eef_pos'], observation['cube_pos']
     fingers = observation['robot0_gripper_qpos']
@@ -38,14 +38,16 @@ def lift_expert(observation: Observation) -> np.ndarray:
     else:
         action[6] = CLOSE
         action[:3] = GAIN * offset
-        if fingers[0] - fingers[1] < OPENED and abs(observation['robot0_gripper_qvel']).max() < STILL:
+        if (fingers[0] - fingers[1] < OPENED
+                and abs(observation['robot0_gripper_qvel']).max() < STILL):
             action[2] = 1.0
     return np.clip(action, -1.0, 1.0)
 
 
 # task -> (expert, the observations it needs)
 EXPERTS: dict[str, tuple[Callable[[Observation], np.ndarray], tuple[str, ...]]] = {
-    'lift': (lift_expert, ('cube_pos', 'robot0_eef_pos', 'robot0_gripper_qpos', 'robot0_gripper_qvel')),
+    'lift': (lift_expert,
+             ('cube_pos', 'robot0_eef_pos', 'robot0_gripper_qpos', 'robot0_gripper_qvel')),
 }
 
 

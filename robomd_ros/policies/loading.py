@@ -19,8 +19,8 @@ def load_policy(spec: str, task: str) -> Policy:
     Return the policy that the specification names, ready for the task.
 
     spec: robomimic:PATH, torchscript:PATH, visuomotor:PATH, python:MODULE:FACTORY or
-    builtin:NAME; see docs/policies.md. Raises UserError if it cannot be loaded, if the task cannot show what it
-    needs or take what it answers, or if it fails on a blank observation.
+    builtin:NAME; see docs/policies.md. Raises UserError if it cannot be loaded, if the task cannot
+    show what it needs or take what it answers, or if it fails on a blank observation.
     """
     get_task(task)
     kind, _, rest = spec.partition(':')

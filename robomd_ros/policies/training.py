@@ -1,6 +1,10 @@
 # Copyright 2026 the robomd_ros authors
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Demonstrations by a scripted expert, and a visuomotor policy trained on them (DAgger, Ross et al. 2011)."""
+"""
+Demonstrations by a scripted expert, and a visuomotor policy trained on them.
+
+The policy learns by DAgger (Ross et al. 2011).
+"""
 
 from dataclasses import dataclass, field, replace
 
@@ -21,7 +25,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 STATE = ('robot0_eef_pos', 'robot0_eef_quat', 'robot0_gripper_qpos', 'robot0_gripper_qvel')
-# Initial states of training, kept apart from those of evaluation and diagnosis, whose seeds are small.
+# Initial states of training, kept apart from those of evaluation and diagnosis,
+# whose seeds are small.
 TRAINING_SEED = 1_000_000
 
 
@@ -30,8 +35,10 @@ class Recipe:
     """
     How a policy is trained.
 
-    demonstrations: rollouts of the expert, with noise of standard deviation `noise` added to the action it carries out.
-    rounds: how often the policy is rolled out in turn and the expert says what it would have done, `rollouts` times.
+    demonstrations: rollouts of the expert, with noise of standard deviation `noise` added to the
+    action it carries out.
+    rounds: how often the policy is rolled out in turn and the expert says what it would have done,
+    `rollouts` times.
     epochs: over all data, after the demonstrations and after each round.
     """
 
@@ -46,7 +53,11 @@ class Recipe:
 
 @dataclass
 class Frames:
-    """What has been seen and what the expert did: images (n, size, size, 3) uint8, states and actions (n, ...)."""
+    """
+    What has been seen and what the expert did.
+
+    images: (n, size, size, 3) uint8. states, actions: (n, ...).
+    """
 
     images: list[np.ndarray] = field(default_factory=list)
     states: list[np.ndarray] = field(default_factory=list)
@@ -69,15 +80,18 @@ def train(task: str, recipe: Recipe, seed: int = 0) -> tuple[VisuomotorPolicy, d
     world_task = get_task(task)
     expert, wanted = get_expert(task)
     needs = PolicyNeeds(
-        images={world_task.camera: (84, 84)}, state=tuple(dict.fromkeys((*STATE, *wanted))), fidelity='fast')
+        images={world_task.camera: (84, 84)}, state=tuple(dict.fromkeys((*STATE, *wanted))),
+        fidelity='fast')
     world = MujocoWorld(task, needs)
     first = world.reset(NOMINAL, TRAINING_SEED + seed, 0)
     config = VisuomotorConfig(
         task=task, camera=world_task.camera, size=84, state=STATE,
-        state_size=sum(len(first[name]) for name in STATE), action_size=needs.action_size, fidelity='fast')
+        state_size=sum(len(first[name]) for name in STATE), action_size=needs.action_size,
+        fidelity='fast')
     policy = VisuomotorPolicy(VisuomotorNet(config), config)
 
-    def collect(frames: Frames, rollouts: int, driver: VisuomotorPolicy | None, what: str) -> Frames:
+    def collect(frames: Frames, rollouts: int, driver: VisuomotorPolicy | None,
+                what: str) -> Frames:
         bar = tqdm(range(rollouts), desc=what, unit='rollout')
         for _ in bar:
             observation = world.reset(NOMINAL, TRAINING_SEED + seed, frames.rollouts)
@@ -111,11 +125,16 @@ def train(task: str, recipe: Recipe, seed: int = 0) -> tuple[VisuomotorPolicy, d
                         'successes': frames.successes - before.successes, 'frames': len(frames)})
         fit(policy.net, frames, recipe, recipe.epochs[turn])
     world.close()
-    return policy, {'task': task, 'seed': seed, 'recipe': recipe.__dict__, 'frames': len(frames), 'data': history}
+    return policy, {'task': task, 'seed': seed, 'recipe': recipe.__dict__, 'frames': len(frames),
+                    'data': history}
 
 
 def fit(net: VisuomotorNet, frames: Frames, recipe: Recipe, epochs: int) -> None:
-    """Train the network on the frames: mean squared error, Adam, learning rate along half a cosine."""
+    """
+    Train the network on the frames.
+
+    Mean squared error, Adam, learning rate along half a cosine.
+    """
     images = torch.from_numpy(np.array(frames.images))
     states = torch.from_numpy(np.array(frames.states))
     actions = torch.from_numpy(np.array(frames.actions))

@@ -1,6 +1,6 @@
 # Copyright 2026 the robomd_ros authors
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The visuomotor policy that `robomd policy train` makes: image and proprioception in, action out."""
+"""The visuomotor policy of `robomd policy train`: image and proprioception in, action out."""
 
 from dataclasses import asdict, dataclass
 import hashlib
@@ -24,8 +24,9 @@ class VisuomotorConfig:
     """
     What a visuomotor policy takes and gives.
 
-    task: what it was trained on. camera: whose picture it sees, size pixels square. state: the other observations, in this
-    order. state_size: how many numbers these are together. action_size: how many it answers. fidelity: of its pictures.
+    task: what it was trained on. camera: whose picture it sees, size pixels square.
+    state: the other observations, in this order. state_size: how many numbers these are together.
+    action_size: how many it answers. fidelity: of its pictures.
     """
 
     task: str
@@ -38,7 +39,14 @@ class VisuomotorConfig:
 
 
 class VisuomotorNet(nn.Module):
-    """Four convolutions, a spatial softmax that says where each channel looks, and a multi-layer perceptron."""
+    """
+    Four convolutions, a spatial softmax and a multi-layer perceptron.
+
+    The spatial softmax says where each channel looks.
+    """
+
+    state_mean: torch.Tensor
+    state_scale: torch.Tensor
 
     def __init__(self, config: VisuomotorConfig, channels: int = 32, hidden: int = 256) -> None:
         super().__init__()
@@ -55,14 +63,21 @@ class VisuomotorNet(nn.Module):
         self.register_buffer('state_scale', torch.ones(config.state_size))
 
     def forward(self, image: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        """Return actions (n, action_size) for images (n, size, size, 3) uint8 and states (n, state_size)."""
+        """
+        Return actions, (n, action_size).
+
+        image: (n, size, size, 3) uint8. state: (n, state_size).
+        """
         features = self.convolutions(image.permute(0, 3, 1, 2).float() / 127.5 - 1.0)
         n, channels, height, width = features.shape
-        attention = features.reshape(n, channels, height * width).softmax(-1).reshape(features.shape)
+        attention = features.reshape(n, channels, height * width).softmax(-1)
+        attention = attention.reshape(features.shape)
         rows = torch.linspace(-1, 1, height, device=features.device)
         columns = torch.linspace(-1, 1, width, device=features.device)
-        points = torch.cat([(attention.sum(3) * rows).sum(2), (attention.sum(2) * columns).sum(2)], 1)
-        return torch.tanh(self.head(torch.cat([points, (state - self.state_mean) / self.state_scale], 1)))
+        points = torch.cat(
+            [(attention.sum(3) * rows).sum(2), (attention.sum(2) * columns).sum(2)], 1)
+        state = (state - self.state_mean) / self.state_scale
+        return torch.tanh(self.head(torch.cat([points, state], 1)))
 
 
 class VisuomotorPolicy:
@@ -80,11 +95,16 @@ class VisuomotorPolicy:
     def act(self, observation: Observation) -> np.ndarray:
         """Return the next action, (action_size,), components in [-1, 1]."""
         image = torch.from_numpy(observation[f'{self.config.camera}_image'])
+        state = torch.from_numpy(state_vector(observation, self.config))
         with torch.inference_mode():
-            return self.net(image[None], torch.from_numpy(state_vector(observation, self.config))[None])[0].numpy()
+            return self.net(image[None], state[None])[0].numpy()
 
     def save(self, path: Path, about: dict[str, object]) -> None:
-        """Write the weights to path (.safetensors), and the configuration and what is known of it beside (.json)."""
+        """
+        Write the weights to path (.safetensors).
+
+        The configuration and what is known of it go beside (.json).
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(self.net.state_dict(), path)
         path.with_suffix('.json').write_text(
@@ -97,7 +117,11 @@ def state_vector(observation: Observation, config: VisuomotorConfig) -> np.ndarr
 
 
 def load_visuomotor(path: Path, task: str) -> VisuomotorPolicy:
-    """Return the policy saved at path (.safetensors with .json beside); raise UserError if it is not one for the task."""
+    """
+    Return the policy saved at path (.safetensors with .json beside).
+
+    Raises UserError if it is not one for the task.
+    """
     try:
         text = path.with_suffix('.json').read_bytes()
         config = json.loads(text)['config']
@@ -105,17 +129,22 @@ def load_visuomotor(path: Path, task: str) -> VisuomotorPolicy:
         net = VisuomotorNet(config)
         net.load_state_dict(load_file(path))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f'{path} is not a visuomotor policy with its .json beside it '
-                        f'({type(error).__name__}); make one with "robomd policy train".') from error
+        raise UserError(
+            f'{path} is not a visuomotor policy with its .json beside it '
+            f'({type(error).__name__}); make one with "robomd policy train".') from error
     if config.task != task:
         raise UserError(f'{path} is a policy for the task {config.task}, not {task}.')
     return VisuomotorPolicy(net, config, hashlib.sha256(text + path.read_bytes()).hexdigest())
 
 
 def load_builtin(name: str, task: str) -> VisuomotorPolicy:
-    """Return a policy that ships with the package; raise UserError naming them if there is no such one."""
+    """
+    Return a policy that ships with the package.
+
+    Raises UserError naming them if there is no such one.
+    """
     path = BUILTIN / f'{name}.safetensors'
     if not path.is_file():
-        known = ', '.join(f'builtin:{p.stem}' for p in sorted(BUILTIN.glob('*.safetensors'))) or 'none'
-        raise UserError(f'There is no policy builtin:{name}; there are: {known}.')
+        known = ', '.join(f'builtin:{p.stem}' for p in sorted(BUILTIN.glob('*.safetensors')))
+        raise UserError(f'There is no policy builtin:{name}; there are: {known or "none"}.')
     return load_visuomotor(path, task)

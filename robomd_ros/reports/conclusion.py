@@ -26,7 +26,7 @@ def conclude(out: Path) -> str:
 
 
 def _scenes(failure_map: FailureMap) -> Mapping[str, np.ndarray]:
-    """Return the scenes, drawn anew; none if the catalogue has changed or nothing can draw here."""
+    """Return the scenes, drawn anew; none if the catalogue has changed or nothing can draw."""
     from robomd_ros.worlds.scenes import render_scenes  # the simulation takes seconds to import
 
     settings = failure_map.settings

@@ -314,7 +314,8 @@ def _lock(out: Path) -> int:
         lock = os.open(out / 'ledger.lock', os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise LedgerError(
-            f'{out} cannot be written to ({error.strerror}); give another out.') from None
+            f'{out} cannot be written to ({error.strerror}); mend that or give another out.'
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(lock, 0)

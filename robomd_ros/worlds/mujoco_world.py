@@ -22,22 +22,24 @@ class MujocoWorld:
     """
     A task of robosuite. Belongs to the thread that made it, as its OpenGL context does.
 
-    The initial state is a function of (seed, trial) alone; the condition moves only what it resizes.
+    The initial state is a function of (seed, trial) alone; the condition moves only what it
+    resizes.
     """
 
-    def __init__(
-        self, task: str, needs: PolicyNeeds, fidelity: str | None = None, horizon: int | None = None,
-    ) -> None:
+    def __init__(self, task: str, needs: PolicyNeeds, fidelity: str | None = None,
+                 horizon: int | None = None) -> None:
         """
         Compile the task's model.
 
-        fidelity: 'full' or 'fast' pictures; None for those the policy was trained on. horizon: control steps; None for
-        the task's own. Raises UserError for an unknown task or fidelity, and if nothing can draw here.
+        fidelity: 'full' or 'fast' pictures; None for those the policy was trained on.
+        horizon: control steps; None for the task's own.
+        Raises UserError for an unknown task or fidelity, and if nothing can draw here.
         """
         self._task, self._needs = get_task(task), needs
         fidelity = fidelity or needs.fidelity
         if fidelity not in FIDELITIES:
-            raise UserError(f'Unknown fidelity {fidelity!r}; choose one of {", ".join(FIDELITIES)}.')
+            raise UserError(
+                f'Unknown fidelity {fidelity!r}; choose one of {", ".join(FIDELITIES)}.')
         renderer = choose_renderer()
         check_renderer(renderer)
         import mujoco  # here, since MUJOCO_GL is read when it is imported
@@ -52,8 +54,9 @@ class MujocoWorld:
         self._sensors = self._wanted_sensors()
         self._steps = 0
         self.info = WorldInfo(
-            world='mujoco', task=task, model_digest=self.model_digest(), fidelity=fidelity, renderer=renderer,
-            horizon=horizon or self._task.horizon, instruction=self._task.instruction)
+            world='mujoco', task=task, model_digest=self.model_digest(), fidelity=fidelity,
+            renderer=renderer, horizon=horizon or self._task.horizon,
+            instruction=self._task.instruction)
 
     def model_digest(self) -> str:
         """Return the SHA-256 of the compiled model as it is now, hex."""
@@ -74,8 +77,10 @@ class MujocoWorld:
         if self._scene.changed_textures:
             self._camera.upload(self._scene.changed_textures)
             self._scene.changed_textures.clear()
-        # Everything robosuite draws at a reset comes from this generator; its samplers hold the object itself.
-        environment.rng.bit_generator.state = np.random.default_rng([seed, trial]).bit_generator.state
+        # Everything robosuite draws at a reset comes from this generator; its samplers hold the
+        # object itself.
+        generator = np.random.default_rng([seed, trial]).bit_generator
+        environment.rng.bit_generator.state = generator.state
         environment.reset()
         for body, raised in self._scene.raised.items():
             joint = self._model.body_jntadr[body]
@@ -85,13 +90,21 @@ class MujocoWorld:
         return self._observe()
 
     def step(self, action: np.ndarray) -> Observation:
-        """Carry out one control step of 50 ms; action (7,): OSC_POSE and gripper, components in [-1, 1]."""
+        """
+        Carry out one control step of 50 ms.
+
+        action: (7,), OSC_POSE and gripper, components in [-1, 1].
+        """
         self._stepper.step(np.asarray(action, float))
         self._steps += 1
         return self._observe()
 
     def outcome(self) -> Outcome | None:
-        """Return success as soon as robosuite's own check says so, failure at the horizon, None before."""
+        """
+        Return what became of the rollout, or None while it is not over.
+
+        It is a success as soon as robosuite's own check says so, and a failure at the horizon.
+        """
         if self._succeeded():
             return Outcome('success', source='simulator')
         if self._steps >= self.info.horizon:
@@ -108,9 +121,14 @@ class MujocoWorld:
         return self._camera.draw(self._task.camera, height, width)
 
     def joint_state(self) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Return the names, positions and velocities (rad, m; per s) of the robot's and gripper's joints."""
+        """
+        Return the names, positions and velocities of the robot's and gripper's joints.
+
+        The units are rad and m, and these per s.
+        """
         robot, = self._environment.robots
-        names = [*robot.robot_joints, *(name for gripper in robot.gripper.values() for name in gripper.joints)]
+        names = [*robot.robot_joints,
+                 *(name for gripper in robot.gripper.values() for name in gripper.joints)]
         joints = [self._model.joint(name) for name in names]
         return (names, np.array([self._data.qpos[joint.qposadr[0]] for joint in joints]),
                 np.array([self._data.qvel[joint.dofadr[0]] for joint in joints]))
@@ -122,7 +140,8 @@ class MujocoWorld:
         self._environment.close()
 
     def _succeeded(self) -> bool:
-        # robosuite asks how high a body's centre is; a larger one rests higher, and must be lifted as far.
+        # robosuite asks how high a body's centre is; a larger one rests higher,
+        # and must be lifted as far.
         centres = self._data.xpos
         for body, raised in self._scene.raised.items():
             centres[body, 2] -= raised
@@ -132,10 +151,15 @@ class MujocoWorld:
         return succeeded
 
     def _wanted_sensors(self) -> list[Any]:
-        """Return robosuite's observables for what the policy needs, those that others are computed from first."""
+        """
+        Return robosuite's observables for what the policy needs.
+
+        Those that others are computed from come first.
+        """
         observables = self._environment._observables
         wanted = set(self._needs.state) - {'object'}
-        if wanted != set(self._needs.state) or any(observables[name].modality == 'object' for name in wanted):
+        if wanted != set(self._needs.state) or any(
+                observables[name].modality == 'object' for name in wanted):
             wanted |= {name for name, o in observables.items() if o.modality == 'object'}
             wanted |= {name for name in observables if name.endswith(('eef_pos', 'eef_quat'))}
         return [observable for name, observable in observables.items() if name in wanted]

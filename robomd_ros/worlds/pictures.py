@@ -36,7 +36,8 @@ class FullPictures:
 
     def draw(self, camera: str, height: int, width: int) -> np.ndarray:
         """Return what a camera of that name sees, (height, width, 3) uint8 RGB, upright."""
-        return np.ascontiguousarray(self._sim.render(width=width, height=height, camera_name=camera)[::-1])
+        return np.ascontiguousarray(
+            self._sim.render(width=width, height=height, camera_name=camera)[::-1])
 
     def upload(self, textures: Iterable[int]) -> None:
         """Take over the pixels of the textures, which have changed."""

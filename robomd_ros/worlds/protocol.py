@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 from robomd_ros.conditions import Condition
 
-# What a policy sees, by robosuite's names: '<camera>_image' is (height, width, 3) uint8 RGB, upright; 'robot0_eef_pos' (3,)
-# m in the world frame; 'robot0_eef_quat' (4,) xyzw; 'robot0_gripper_qpos' (2,) m; 'robot0_joint_pos' (7,) rad; ...
+# What a policy sees, by robosuite's names: '<camera>_image' is (height, width, 3) uint8 RGB,
+# upright; 'robot0_eef_pos' (3,) m in the world frame; 'robot0_eef_quat' (4,) xyzw;
+# 'robot0_gripper_qpos' (2,) m; 'robot0_joint_pos' (7,) rad; ...
 Observation = dict[str, np.ndarray]
 
 
@@ -36,8 +37,9 @@ class WorldInfo:
     """
     What a result from this world depends on: recorded with every ledger.
 
-    world: 'mujoco'. task: e.g. 'lift'. model_digest: SHA-256 of the compiled nominal model. fidelity: 'fast' or 'full'.
-    renderer: the OpenGL back end. horizon: control steps. instruction: the task's sentence.
+    world: 'mujoco'. task: e.g. 'lift'. model_digest: SHA-256 of the compiled nominal model.
+    fidelity: 'fast' or 'full'. renderer: the OpenGL back end. horizon: control steps.
+    instruction: the task's sentence.
     """
 
     world: str

@@ -31,9 +31,12 @@ class SceneEditor:
         self.raised: dict[int, float] = {}
         self.changed_textures: set[int] = set()
         self._model, self._task = model, task
-        arrays = (getattr(model, name) for name in dir(model) if not name.startswith(('_', *_FIXED)))
-        self._nominal = [(array, array.copy()) for array in arrays if isinstance(array, np.ndarray)]
-        self._headlight = {name: getattr(model.vis.headlight, name).copy() for name in ('ambient', 'diffuse')}
+        arrays = (getattr(model, name) for name in dir(model)
+                  if not name.startswith(('_', *_FIXED)))
+        self._nominal = [(array, array.copy())
+                         for array in arrays if isinstance(array, np.ndarray)]
+        self._headlight = {name: getattr(model.vis.headlight, name).copy()
+                           for name in ('ambient', 'diffuse')}
         self._statistics = {name: np.copy(getattr(model.stat, name)) for name in (
             'center', 'extent', 'meaninertia', 'meanmass', 'meansize')}
         self._pixels: dict[int, np.ndarray] = {}  # texture -> its nominal pixels, once edited
@@ -42,11 +45,13 @@ class SceneEditor:
         """
         Set the model to the condition, from whatever it was set to before.
 
-        Raises UserError naming the perturbation that the model cannot be set to; the model is then nominal.
+        Raises UserError naming the perturbation that the model cannot be set to; the model is then
+        nominal.
         """
         self._restore()
         try:
-            # The larger part first: a robot painted red with a green gripper keeps its green gripper.
+            # The larger part first: a robot painted red with a green gripper
+            # keeps its green gripper.
             for perturbation in sorted(condition.perturbations, key=self._breadth, reverse=True):
                 self._edit(perturbation)
         except UserError:
@@ -115,7 +120,8 @@ class SceneEditor:
 
     @staticmethod
     def _refusal(perturbation: Perturbation, why: str) -> UserError:
-        return UserError(f'The scene cannot be set to {perturbation.name} ({perturbation.slot}): {why}.')
+        return UserError(
+            f'The scene cannot be set to {perturbation.name} ({perturbation.slot}): {why}.')
 
     def _touching(self, geoms: np.ndarray) -> np.ndarray:
         return geoms[(self._model.geom_contype[geoms] | self._model.geom_conaffinity[geoms]) != 0]
@@ -138,7 +144,8 @@ class SceneEditor:
 
         model = self._model
         if (model.geom_type[geoms] != mujoco.mjtGeom.mjGEOM_BOX).any():
-            raise self._refusal(perturbation, f'only boxes can be resized, and {perturbation.part} is not one')
+            raise self._refusal(
+                perturbation, f'only boxes can be resized, and {perturbation.part} is not one')
         size, nominal = np.array(perturbation.value), model.geom_size[geoms[0]].copy()
         model.geom_size[geoms] = size
         model.geom_aabb[geoms, 3:] = size
@@ -151,7 +158,8 @@ class SceneEditor:
                 self._weigh(body, model.body_mass[body] * np.prod(size / nominal), box=size)
                 self.raised[body] = size[2] - nominal[2]
             # The bounds of the search for contacts may be wide, never narrow.
-            nodes = slice(model.body_bvhadr[body], model.body_bvhadr[body] + model.body_bvhnum[body])
+            nodes = slice(
+                model.body_bvhadr[body], model.body_bvhadr[body] + model.body_bvhnum[body])
             model.bvh_aabb[nodes, 3:] += np.linalg.norm(size) + abs(nominal[2] - size[2])
         if perturbation.part == 'table':
             self._table_legs(size)
@@ -167,11 +175,18 @@ class SceneEditor:
         kind, _, name = perturbation.part.partition(':')
         name = name if kind == 'body' else self._task.bodies.get(perturbation.part, '')
         if not name:
-            raise self._refusal(perturbation, f'{perturbation.part} has no mass of its own; name a body, body:NAME')
-        self._weigh(self._find(perturbation, 'body', name), float(perturbation.value))  # type: ignore[arg-type]
+            raise self._refusal(
+                perturbation,
+                f'{perturbation.part} has no mass of its own; name a body, body:NAME')
+        self._weigh(self._find(perturbation, 'body', name),
+                    float(perturbation.value))  # type: ignore[arg-type]
 
     def _weigh(self, body: int, mass: float, box: np.ndarray | None = None) -> None:
-        """Give a body a mass, kg; inertia is scaled with it, or that of a box of these half extents, m."""
+        """
+        Give a body a mass, kg.
+
+        Its inertia is scaled with it, or is that of a box of these half extents, m.
+        """
         model = self._model
         if box is None:
             model.body_inertia[body] *= mass / model.body_mass[body]
@@ -186,7 +201,8 @@ class SceneEditor:
 
         model = self._model
         materials = set(model.geom_matid[geoms].tolist()) - {-1}
-        textures = {texture for material in materials for texture in model.mat_texid[material].tolist()} - {-1}
+        textures = {texture for material in materials
+                    for texture in model.mat_texid[material].tolist()} - {-1}
         if not textures:
             raise self._refusal(perturbation, f'{perturbation.part} has no texture to replace')
         path = str(perturbation.value)
@@ -200,8 +216,10 @@ class SceneEditor:
             self._pixels[texture] = pixels.copy()
             height, width, channels = pixels.shape
             if channels != 3:
-                raise self._refusal(perturbation, f'the texture of {perturbation.part} is not a colour picture')
-            faces = height // width if height % width == 0 else 1  # a cube's six faces lie one below the other
+                raise self._refusal(
+                    perturbation, f'the texture of {perturbation.part} is not a colour picture')
+            # A cube's six faces lie one below the other.
+            faces = height // width if height % width == 0 else 1
             face = cv2.resize(image, (width, height // faces), interpolation=cv2.INTER_AREA)
             pixels[:] = np.tile(cv2.cvtColor(face, cv2.COLOR_BGR2RGB), (faces, 1, 1))
             self.changed_textures.add(texture)

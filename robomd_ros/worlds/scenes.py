@@ -13,7 +13,11 @@ STANDING = np.array([0, 0, 0, 0, 0, 0, -1.0])  # the action that leaves the hand
 
 
 def render_scenes(task: str, catalogue: Catalogue, fidelity: str) -> dict[str, np.ndarray]:
-    """Return condition label -> (256, 256, 3) uint8 RGB, for nominal and every perturbation alone."""
+    """
+    Return condition label -> (256, 256, 3) uint8 RGB.
+
+    The conditions are nominal and every perturbation alone.
+    """
     world = MujocoWorld(task, PolicyNeeds(), fidelity)
     scenes = {}
     for condition in (NOMINAL, *(Condition((perturbation,)) for perturbation in catalogue)):

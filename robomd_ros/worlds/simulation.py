@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 import numpy as np
 from robomd_ros.conditions.tasks import Task
 
-# Visual meshes are decimated to this many faces in fast pictures: at 84x84 a face is then still smaller than a pixel.
+# Visual meshes are decimated to this many faces in fast pictures: at 84x84 a face is then still
+# smaller than a pixel.
 FAST_FACES = 500
 VISUAL_GROUP = 1
 
@@ -18,7 +19,8 @@ def make_environment(task: Task, fidelity: str) -> Any:
     """
     Return robosuite's environment of a task, its model compiled once.
 
-    fidelity: 'full' draws as robosuite does; 'fast' has decimated visual meshes. The physics are the same.
+    fidelity: 'full' draws as robosuite does; 'fast' has decimated visual meshes. The physics are
+    the same.
     """
     logging.disable(logging.WARNING)  # robosuite warns of what its optional parts lack
     try:
@@ -30,10 +32,12 @@ def make_environment(task: Task, fidelity: str) -> Any:
 def _make_environment(task: Task, fidelity: str) -> Any:
     import robosuite  # here, since MUJOCO_GL is read when it is imported
 
-    # The seed fixes what robosuite draws once per model, such as Lift's cube between 4.0 and 4.4 cm.
+    # The seed fixes what robosuite draws once per model, such as Lift's cube
+    # between 4.0 and 4.4 cm.
     environment = robosuite.make(
-        task.environment, robots=task.robot, has_renderer=False, has_offscreen_renderer=fidelity == 'full',
-        use_camera_obs=False, hard_reset=False, ignore_done=True, control_freq=20, seed=0)
+        task.environment, robots=task.robot, has_renderer=False,
+        has_offscreen_renderer=fidelity == 'full', use_camera_obs=False, hard_reset=False,
+        ignore_done=True, control_freq=20, seed=0)
     if fidelity == 'fast':
         xml = _decimated(environment.model.get_xml(), environment.sim.model._model)
         environment.reset_from_xml_string(xml)
@@ -49,19 +53,22 @@ def _decimated(xml: str, model: Any) -> str:
     root = ElementTree.fromstring(xml)
     elements = {element.get('name'): element for element in root.iter('mesh')}
     is_mesh = model.geom_type == mujoco.mjtGeom.mjGEOM_MESH
-    only_seen = (model.geom_contype == 0) & (model.geom_conaffinity == 0) & (model.geom_group == VISUAL_GROUP)
+    only_seen = ((model.geom_contype == 0) & (model.geom_conaffinity == 0)
+                 & (model.geom_group == VISUAL_GROUP))
     for mesh in range(model.nmesh):
         users = is_mesh & (model.geom_dataid == mesh)
         faces = model.mesh_face[model.mesh_faceadr[mesh]:][:model.mesh_facenum[mesh]]
         if len(faces) <= FAST_FACES or not only_seen[users].all():
             continue
         vertices = model.mesh_vert[model.mesh_vertadr[mesh]:][:model.mesh_vertnum[mesh]]
-        # The compiler moved the vertices into the mesh's frame of inertia; the XML wants them where they were.
+        # The compiler moved the vertices into the mesh's frame of inertia; the XML wants them
+        # where they were.
         rotation = np.empty(9)
         mujoco.mju_quat2Mat(rotation, model.mesh_quat[mesh])
         vertices = vertices @ rotation.reshape(3, 3).T + model.mesh_pos[mesh]
         vertices, faces = fast_simplification.simplify(
-            vertices.astype(np.float32), faces.astype(np.int32), target_reduction=1 - FAST_FACES / len(faces))
+            vertices.astype(np.float32), faces.astype(np.int32),
+            target_reduction=1 - FAST_FACES / len(faces))
         element = elements[model.mesh(mesh).name]
         element.attrib = {
             'name': model.mesh(mesh).name,
@@ -74,8 +81,9 @@ class FastStepper:
     """
     Steps an environment as its own ``step`` does, without what a rollout does not need.
 
-    The torques are robosuite's operational-space control (OSC_POSE) with the goals that its controller sets; only the
-    Python around it is ours, so that a trajectory is the one robosuite's ``step`` gives for the same actions.
+    The torques are robosuite's operational-space control (OSC_POSE) with the goals that its
+    controller sets; only the Python around it is ours, so that a trajectory is the one robosuite's
+    ``step`` gives for the same actions.
     """
 
     def __init__(self, environment: Any) -> None:
@@ -100,7 +108,8 @@ class FastStepper:
         mujoco.mj_step1(model, data)
         composite.update_state()
         composite.set_goal(action)
-        # The gripper's controller holds its command until the next action; the arm's runs at every substep.
+        # The gripper's controller holds its command until the next action;
+        # the arm's runs at every substep.
         for part, command in composite.run_controller(self._robot._enabled_parts).items():
             low, high = model.actuator_ctrlrange[parts[part]].T
             data.ctrl[parts[part]] = np.clip(command, low, high)
@@ -114,8 +123,9 @@ class FastStepper:
             data.ctrl[parts[arm]] = np.clip(self._torques(controller, site, *goal), low, high)
             mujoco.mj_step2(model, data)
 
-    def _torques(self, controller: Any, site: int, goal_position: np.ndarray, goal_rotation: np.ndarray) -> np.ndarray:
-        """Return the arm's torques, N m, towards a goal pose in the world frame: (3,) m and (3, 3)."""
+    def _torques(self, controller: Any, site: int, goal_position: np.ndarray,
+                 goal_rotation: np.ndarray) -> np.ndarray:
+        """Return the arm's torques, N m, towards a goal pose: (3,) m and (3, 3), world frame."""
         data, joints = self._data, controller.qvel_index
         positions, rotations = self._jacobian
         self._mujoco.mj_jacSite(self._model, data, positions, rotations, site)
@@ -124,11 +134,13 @@ class FastStepper:
         velocity = data.qvel
         force = ((goal_position - data.site_xpos[site]) * controller.kp[:3]
                  - np.dot(positions, velocity) * controller.kd[:3])
-        torque = (self._math.orientation_error(goal_rotation, data.site_xmat[site].reshape(3, 3)) * controller.kp[3:6]
-                  - np.dot(rotations, velocity) * controller.kd[3:6])
+        error = self._math.orientation_error(goal_rotation, data.site_xmat[site].reshape(3, 3))
+        torque = error * controller.kp[3:6] - np.dot(rotations, velocity) * controller.kd[3:6]
         jacobian_p, jacobian_r = positions[:, joints], rotations[:, joints]
         jacobian = np.vstack([jacobian_p, jacobian_r])
-        _, lambda_p, lambda_r, nullspace = self._math.opspace_matrices(mass, jacobian, jacobian_p, jacobian_r)
+        _, lambda_p, lambda_r, nullspace = self._math.opspace_matrices(
+            mass, jacobian, jacobian_p, jacobian_r)
         wrench = np.concatenate([np.dot(lambda_p, force), np.dot(lambda_r, torque)])
         return np.dot(jacobian.T, wrench) + data.qfrc_bias[joints] + self._math.nullspace_torques(
-            mass, nullspace, controller.initial_joint, data.qpos[controller.qpos_index], velocity[joints])
+            mass, nullspace, controller.initial_joint, data.qpos[controller.qpos_index],
+            velocity[joints])

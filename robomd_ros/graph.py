@@ -1,0 +1,157 @@
+# Copyright 2026 the robomd_ros authors
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The one description of the graph; both launch/diagnose.launch.py and up.py start what it says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+import os
+
+from robomd_ros.conditions import load_catalogue
+from robomd_ros.conditions.catalogue import default_catalogue
+from robomd_ros.conditions.tasks import TASKS
+from robomd_ros.errors import UserError
+
+Value = str | int | bool
+
+
+@dataclass(frozen=True)
+class Argument:
+    """
+    Something the user chooses.
+
+    default: its type is that of every value. choices: all there are, if there are few. low: the
+    least number.
+    """
+
+    name: str
+    default: Value
+    description: str
+    choices: tuple[str, ...] = ()
+    low: int = 0
+
+    @property
+    def default_text(self) -> str:
+        """Return the default as the user would write it."""
+        return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
+
+    def read(self, given: object) -> Value:
+        """Return the value, given as itself or as text; raise UserError if it cannot be used."""
+        text = str(given)
+        if isinstance(self.default, bool):
+            if text.lower() in ('true', 'false'):
+                return text.lower() == 'true'
+            raise UserError(f'{self.name} must be true or false, not {text!r}.')
+        if isinstance(self.default, int):
+            if text.removeprefix('-').isdecimal() and self.low <= int(text) < 2**31:
+                return int(text)
+            raise UserError(
+                f'{self.name} must be a whole number, at least {self.low}, not {text!r}.')
+        if self.choices and text not in self.choices:
+            known = ', '.join(choice or "''" for choice in self.choices)
+            raise UserError(f'Unknown {self.name} {text!r}; choose one of {known}.')
+        return text
+
+
+ARGUMENTS = (
+    Argument('task', 'lift', 'what the robot is to do', tuple(TASKS)),
+    Argument('policy', 'builtin:lift', 'the policy under test: builtin:NAME, robomimic:PATH, '
+             'torchscript:PATH or python:MODULE:FACTORY'),
+    Argument('searcher', 'ppo', 'who chooses the conditions: ppo searches for failures, sweep '
+             'tries every perturbation equally often', ('ppo', 'sweep')),
+    Argument('rollouts', 500, 'how many rollouts to run, those of the nominal scene included',
+             low=1),
+    Argument('seed', 0, 'of the search and of the initial states'),
+    Argument('executors', 2, 'how many policy executors run rollouts in parallel', low=1),
+    Argument('out', 'diagnosis', 'folder for the results; the same command again goes on with '
+             'what is there'),
+    Argument('catalogue', '', "the perturbations, a YAML file; empty for the task's own"),
+    Argument('horizon', 0, "control steps (50 ms) a rollout gets; 0 for the task's own"),
+    Argument('fidelity', '', 'what the pictures keep, full or fast; empty for what the policy '
+             'was trained on', ('', 'full', 'fast')),
+    Argument('rviz', False, 'whether to open RViz on the camera and the failure map'),
+    Argument('rqt', False, 'whether to open rqt on the camera, the failure map and diagnostics'),
+)
+
+
+@dataclass(frozen=True)
+class Process:
+    """
+    One process of the graph; the whole graph ends when it does, unless it is optional.
+
+    package, executable: as `ros2 run` takes them. name: the node's. remappings: (from, to).
+    arguments: further words of its command line, '{share}' for the package's share folder.
+    """
+
+    executable: str
+    name: str
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    remappings: tuple[tuple[str, str], ...] = ()
+    arguments: tuple[str, ...] = ()
+    package: str = 'robomd_ros'
+    optional: bool = False
+
+
+CLIENT = 'diagnose'  # the process that asks for the diagnosis; its exit code is the whole graph's
+
+
+def read_arguments(given: Mapping[str, object]) -> dict[str, Value]:
+    """
+    Return a value for every one of ARGUMENTS; raise UserError for what cannot be used.
+
+    What can be seen without loading the policy is looked at: names, numbers, the catalogue and
+    whether out can be written. Paths are made absolute, since processes may run elsewhere.
+    """
+    unknown = set(given) - {argument.name for argument in ARGUMENTS}
+    if unknown:
+        raise UserError(f'Unknown argument {min(unknown)}; there are '
+                        f'{", ".join(argument.name for argument in ARGUMENTS)}.')
+    values = {a.name: a.read(given.get(a.name, a.default)) for a in ARGUMENTS}
+    values['out'] = os.path.abspath(os.path.expanduser(str(values['out'])))
+    if values['catalogue']:
+        values['catalogue'] = os.path.abspath(os.path.expanduser(str(values['catalogue'])))
+    catalogue = load_catalogue(str(values['catalogue']) or default_catalogue(str(values['task'])))
+    if catalogue.task != values['task']:
+        raise UserError(f'{catalogue.path} is a catalogue of the task {catalogue.task}, '
+                        f'not {values["task"]}.')
+    check_writable(str(values['out']))
+    return values
+
+
+def check_writable(out: str) -> None:
+    """Raise UserError unless the folder can be written, or made, by this process."""
+    folder = out
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise UserError(f'out is to be {out}, but {folder} is a file; give another folder.')
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f'out is to be {out}, but {folder} cannot be written to; '
+                        'give another folder.')
+
+
+def describe(values: Mapping[str, Value]) -> list[Process]:
+    """Return the processes that diagnose a policy; values are those of read_arguments."""
+    def chosen(*names: str) -> dict[str, Value]:
+        return {name: values[name] for name in names}
+
+    processes = [
+        Process('perturbation_manager', 'perturbation_manager', chosen('task', 'catalogue')),
+        Process('success_detector', 'success_detector'),
+        Process('diagnoser', 'diagnoser', chosen('executors')),
+    ]
+    for index in range(int(values['executors'])):
+        name = f'policy_executor_{index}'
+        # One camera and one robot have the names that tools look for; the others have their own.
+        topics = ('camera/image_raw', 'joint_states') if index else ()
+        processes.append(Process(
+            'policy_executor', name, chosen('task', 'policy', 'fidelity', 'horizon'),
+            tuple((topic, f'{name}/{topic}') for topic in topics)))
+    if values['rviz']:
+        processes.append(Process('rviz2', 'rviz2', package='rviz2', optional=True,
+                                 arguments=('-d', '{share}/config/diagnose.rviz')))
+    if values['rqt']:
+        processes.append(Process('rqt', 'rqt', package='rqt_gui', optional=True, arguments=(
+            '--perspective-file', '{share}/config/diagnose.perspective')))
+    processes.append(Process(
+        CLIENT, CLIENT, chosen('task', 'catalogue', 'searcher', 'rollouts', 'seed', 'out')))
+    return processes

@@ -1,0 +1,211 @@
+# Copyright 2026 the robomd_ros authors
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""policy_executor: owns one world and the policy under test, and runs rollouts with them."""
+
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+import sys
+import time
+import traceback
+
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.task import Future
+from robomd_ros.action import ExecuteRollout
+from robomd_ros.conditions import NOMINAL
+from robomd_ros.conditions.tasks import get_task
+from robomd_ros.errors import UserError
+from robomd_ros.msg import ExecutorInfo
+from robomd_ros.rollouts import RolloutCanceled, RolloutRequest, run_rollout, versions
+from robomd_ros.ros.conversions import (
+    condition_from_msg,
+    image_to_msg,
+    joint_state_to_msg,
+    outcome_to_msg,
+)
+from robomd_ros.ros.diagnostics import Diagnostics, ERROR, Health, OK, WARN
+from robomd_ros.ros.node import ALIVE, declare, ManagedNode, RESULT_TIMEOUT, run_node
+from robomd_ros.worlds.protocol import Outcome
+from sensor_msgs.msg import Image, JointState
+
+_FEEDBACK = 0.2  # s of wall time between two feedbacks
+_SHOW = 0.1      # s of wall time between two pictures, and between two joint states
+_ACTING = ExecuteRollout.Feedback.ACTING
+_CLOSE = 4.0     # s that the world gets to be closed when the process is to end
+
+
+class PolicyExecutor(ManagedNode):
+    """Runs one rollout at a time, in the one thread that world and policy belong to."""
+
+    def __init__(self) -> None:
+        super().__init__('policy_executor')
+        self._task = declare(self, 'task', 'lift', 'What the robot is to do.')
+        self._policy_name = declare(
+            self, 'policy', 'builtin:lift', 'The policy under test: builtin:NAME, robomimic:PATH, '
+            'torchscript:PATH or python:MODULE:FACTORY.')
+        self._fidelity = declare(
+            self, 'fidelity', '', 'What the pictures keep, full or fast; empty for what the '
+            'policy was trained on.')
+        self._horizon = declare(
+            self, 'horizon', 0, "Control steps (50 ms) a rollout gets; 0 for the task's own.",
+            low=0)
+        self._frame = get_task(self._task).camera
+        self._camera = self.create_publisher(Image, 'camera/image_raw', 1)
+        self._joints = self.create_publisher(JointState, 'joint_states', 1)
+        self._worker = ThreadPoolExecutor(1)
+        self._busy = self._closing = False
+        self._rollouts, self._steps_per_second, self._last_error = 0, 0.0, ''
+        self._server = ActionServer(
+            self, ExecuteRollout, '~/execute_rollout', self._execute,
+            cancel_callback=lambda goal: CancelResponse.ACCEPT, result_timeout=RESULT_TIMEOUT)
+        self._diagnostics = Diagnostics(self, self._health)
+        self.start()
+
+    def load(self) -> None:
+        """Load the policy and make the world; raise UserError if that cannot be done."""
+        began = time.monotonic()
+        info = self._worker.submit(self._load).result()
+        self._info_publisher = self.create_publisher(ExecutorInfo, '~/info', ALIVE)
+        self._info_publisher.publish(info)
+        self.get_logger().info(f'{self._policy_name} is loaded, {info.fidelity} pictures through '
+                               f'{info.renderer}, after {time.monotonic() - began:.1f} s')
+
+    def unload(self) -> None:
+        """Close the world and forget the policy."""
+        self.destroy_publisher(self._info_publisher)
+        self._worker.submit(self._close).result()
+
+    def destroy_node(self) -> None:
+        """Stop the rollout that runs, close the world and end the node."""
+        self._closing = True
+        closed = self._worker.submit(self._close)
+        self._worker.shutdown(wait=False, cancel_futures=False)
+        closed.exception(timeout=_CLOSE)
+        super().destroy_node()
+
+    async def _execute(self, goal: ServerGoalHandle) -> ExecuteRollout.Result:
+        """Have the worker run the rollout, so that the node goes on spinning."""
+        if not self.active:
+            result = _refusal(ExecuteRollout.Result.NOT_ACTIVE,
+                              f'{self.get_name()} is not active; activate it.')
+        elif self._busy:
+            result = _refusal(ExecuteRollout.Result.BUSY,
+                              f'{self.get_name()} runs another rollout; wait for its end.')
+        else:
+            self._busy = True
+            done = Future()
+            self._worker.submit(self._work, goal, done)
+            result = await done
+            self._busy = False
+        if result.error_code == result.NONE:
+            goal.succeed()
+        elif result.error_code == result.CANCELED and goal.is_cancel_requested:
+            goal.canceled()
+        else:
+            goal.abort()
+        return result
+
+    def _health(self) -> Health:
+        values = {
+            'rollouts': self._rollouts,
+            'control steps per second': f'{self._steps_per_second:.1f}',
+            'last error': self._last_error,
+        }
+        if not self.active:
+            return WARN, 'Not active.', values
+        if self._last_error:
+            return ERROR, self._last_error, values
+        return OK, 'Running a rollout.' if self._busy else 'Ready.', values
+
+    # What follows runs in the worker thread.
+
+    def _load(self) -> ExecutorInfo:
+        # These import torch and the simulation, which takes seconds.
+        from robomd_ros.policies.loading import load_policy
+        from robomd_ros.worlds.mujoco_world import MujocoWorld
+
+        self._policy = load_policy(self._policy_name, self._task)
+        if 'torch' in sys.modules:  # each executor is to keep to one core
+            sys.modules['torch'].set_num_threads(1)
+        self._world = MujocoWorld(
+            self._task, self._policy.needs, self._fidelity or None, self._horizon or None)
+        self._world_info = self._world.info
+        self._world.reset(NOMINAL, 0, 0)  # whatever hinders drawing comes out here
+        info = self._world_info
+        return ExecutorInfo(
+            task=info.task, policy=self._policy_name, policy_digest=self._policy.digest,
+            world=info.world, model_digest=info.model_digest, fidelity=info.fidelity,
+            renderer=info.renderer, horizon=info.horizon, instruction=info.instruction,
+            versions=[f'{name} {version}' for name, version in versions().items()])
+
+    def _close(self) -> None:
+        if hasattr(self, '_world'):
+            self._world.close()
+            del self._world, self._policy
+
+    def _work(self, goal: ServerGoalHandle, done: Future) -> None:
+        try:
+            result = self._run(goal)
+            self._last_error = ''
+        except RolloutCanceled:
+            result = _refusal(ExecuteRollout.Result.CANCELED, 'The rollout was canceled.')
+        except UserError as error:
+            result = _refusal(ExecuteRollout.Result.BAD_CONDITION, str(error))
+        except Exception as error:
+            self.get_logger().error(traceback.format_exc())
+            self._last_error = f'The world failed: {type(error).__name__}: {error}.'
+            result = _refusal(ExecuteRollout.Result.WORLD_FAULT, self._last_error)
+            result.observed = outcome_to_msg(Outcome('invalid', 'world_fault', source='rollout'))
+        done.set_result(result)
+        self.executor.wake()  # a future wakes nobody by itself
+
+    def _run(self, goal: ServerGoalHandle) -> ExecuteRollout.Result:
+        asked = goal.request
+        request = RolloutRequest('', condition_from_msg(asked.condition), asked.seed, asked.trial)
+        info = self._world_info
+        self._world.info = dataclasses.replace(
+            info, horizon=asked.horizon or info.horizon,
+            instruction=asked.instruction or info.instruction)
+        told = shown = time.monotonic()
+
+        def on_step(step: int) -> bool:
+            nonlocal told, shown
+            now = time.monotonic()
+            if now - told >= _FEEDBACK:
+                told = now
+                goal.publish_feedback(ExecuteRollout.Feedback(phase=_ACTING, step=step))
+            if now - shown >= _SHOW:
+                shown = now
+                self._show()
+            return self._closing or goal.is_cancel_requested
+
+        rollout = run_rollout(self._world, self._policy, request, self.get_name(), on_step)
+        self._rollouts += 1
+        self._steps_per_second = rollout.steps / max(rollout.duration, 1e-6)
+        stamp = self.get_clock().now().to_msg()
+        return ExecuteRollout.Result(
+            observed=outcome_to_msg(rollout.outcome),
+            steps=rollout.steps, duration=rollout.duration,
+            first_frame=image_to_msg(rollout.first_frame, stamp, self._frame),
+            last_frame=image_to_msg(rollout.last_frame, stamp, self._frame))
+
+    def _show(self) -> None:
+        """Publish the picture and the joints as they are now, to those who look."""
+        stamp = self.get_clock().now().to_msg()
+        if self._camera.get_subscription_count():
+            self._camera.publish(image_to_msg(self._world.picture(), stamp, self._frame))
+        if self._joints.get_subscription_count():
+            self._joints.publish(joint_state_to_msg(*self._world.joint_state(), stamp))
+
+
+def _refusal(code: int, sentence: str) -> ExecuteRollout.Result:
+    return ExecuteRollout.Result(error_code=code, error_msg=sentence)
+
+
+def main() -> int:
+    """Run the node."""
+    return run_node(PolicyExecutor)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
