@@ -18,6 +18,7 @@ from robomd_ros.conditions.tasks import TASKS
 from robomd_ros.errors import UserError
 from robomd_ros.graph import ARGUMENTS, read_arguments, Value
 from robomd_ros.policies.protocol import Policy
+from robomd_ros.rollouts import PolicyUnusable, RunnerError
 
 _IN_PROCESS = ('task', 'policy', 'searcher', 'rollouts', 'seed', 'out', 'catalogue', 'horizon',
                'fidelity')
@@ -35,9 +36,9 @@ def main(words: list[str] | None = None) -> int:
     arguments.command_line = shlex.join(['robomd', *(sys.argv[1:] if words is None else words)])
     try:
         return int(arguments.run(arguments))
-    except UserError as error:
+    except (UserError, RunnerError) as error:
         print(f'robomd: {error}', file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UserError | PolicyUnusable) else 1
     except KeyboardInterrupt:
         print('\nrobomd: stopped; what was measured is kept, and the same command goes on from '
               'here.', file=sys.stderr)
@@ -147,7 +148,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     values = read_arguments(_given(arguments))
     from robomd_ros.diagnosis.run import check_settings, diagnose, Progress, Settings
     from robomd_ros.policies import load_policy
-    from robomd_ros.rollouts import LocalRunner, RunnerError, versions
+    from robomd_ros.rollouts import LocalRunner, versions
     from robomd_ros.worlds.mujoco_world import MujocoWorld
     from tqdm import tqdm
 
@@ -161,19 +162,26 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     policy = load_policy(settings.policy, settings.task)
     world = MujocoWorld(settings.task, policy.needs, str(values['fidelity']) or None,
                         int(values['horizon']) or None)
-    with tqdm(total=settings.rollouts, desc='Rollouts', unit='rollout') as bar:
+    bar: tqdm | None = None
 
-        def show(progress: Progress) -> None:
-            bar.n = progress.done
-            bar.set_postfix(failures=progress.failures, invalid=progress.invalid)
+    def show(progress: Progress) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=progress.asked, initial=progress.done, desc='Rollouts',
+                       unit='rollout')
+        bar.n = progress.done
+        bar.set_postfix(failures=progress.failures, invalid=progress.invalid)
 
-        try:
-            diagnose(settings, catalogue, LocalRunner(world, policy), world.info, policy.digest,
-                     versions(), arguments.command_line, show, lambda: False)
-        except RunnerError as error:
+    try:
+        diagnose(settings, catalogue, LocalRunner(world, policy), world.info, policy.digest,
+                 versions(), arguments.command_line, show, lambda: False)
+    finally:
+        if bar is not None:
             bar.close()
-            print(f'robomd: {error}', file=sys.stderr)
-            return 1
+        world.close()
+    if bar is None:
+        print(f'All {settings.rollouts} rollouts are there already; '
+              'ask for more, or name another --out to begin anew.')
     return _finish(settings.out)
 
 

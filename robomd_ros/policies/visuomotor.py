@@ -123,9 +123,8 @@ def load_visuomotor(path: Path, task: str) -> VisuomotorPolicy:
     Raises UserError if it is not one for the task.
     """
     try:
-        text = path.with_suffix('.json').read_bytes()
-        config = json.loads(text)['config']
-        config = VisuomotorConfig(**{**config, 'state': tuple(config['state'])})
+        fields = json.loads(path.with_suffix('.json').read_bytes())['config']
+        config = VisuomotorConfig(**{**fields, 'state': tuple(fields['state'])})
         net = VisuomotorNet(config)
         net.load_state_dict(load_file(path))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
@@ -134,7 +133,8 @@ def load_visuomotor(path: Path, task: str) -> VisuomotorPolicy:
             f'({type(error).__name__}); make one with "robomd policy train".') from error
     if config.task != task:
         raise UserError(f'{path} is a policy for the task {config.task}, not {task}.')
-    return VisuomotorPolicy(net, config, hashlib.sha256(text + path.read_bytes()).hexdigest())
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode() + path.read_bytes())
+    return VisuomotorPolicy(net, config, digest.hexdigest())
 
 
 def load_builtin(name: str, task: str) -> VisuomotorPolicy:

@@ -5,11 +5,14 @@
 import atexit
 from collections.abc import Iterable
 from typing import Any, Protocol
+import weakref
 
 import numpy as np
 from robomd_ros.worlds.simulation import VISUAL_GROUP
 
 FIDELITIES = ('fast', 'full')
+
+_OPEN: 'weakref.WeakSet[Camera]' = weakref.WeakSet()
 
 
 class Camera(Protocol):
@@ -99,5 +102,13 @@ def open_camera(environment: Any, fidelity: str) -> Camera:
     """Return what draws an environment."""
     camera = FullPictures(environment) if fidelity == 'full' else FastPictures(environment)
     camera.draw(environment.sim.model.camera_names[0], 8, 8)
-    atexit.register(camera.close)  # registered after EGL's own, so it runs before EGL is gone
+    _OPEN.add(camera)
+    # Registered last it runs first, before mujoco and robosuite each end EGL under our contexts.
+    atexit.unregister(_close_all)
+    atexit.register(_close_all)
     return camera
+
+
+def _close_all() -> None:
+    for camera in list(_OPEN):
+        camera.close()
