@@ -1,6 +1,6 @@
 # make diagnose | test | lint | type: each makes .venv first and installs what is missing.
 PYTHON ?= python3
-ROLLOUTS ?= 200
+ROLLOUTS ?= 500
 OUT ?= runs/lift
 
 BIN := .venv/bin

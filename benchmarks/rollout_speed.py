@@ -41,6 +41,7 @@ def robosuite_environment(needs):
 
 def time_robosuite(environment, policy, trial, steps):
     """Return the seconds of one rollout on robosuite's own environment."""
+    environment.sim._render_context_offscreen.gl_ctx.make_current()
     begin = time.perf_counter()
     environment.rng.bit_generator.state = np.random.default_rng([0, trial]).bit_generator.state
     observation = environment.reset()

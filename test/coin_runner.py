@@ -3,7 +3,9 @@
 """A runner that tosses coins instead of moving robots: fast, and a function of its requests."""
 
 from collections.abc import Callable, Iterable, Iterator
+import multiprocessing
 from pathlib import Path
+import random
 import time
 from typing import Any
 import zlib
@@ -75,11 +77,11 @@ class CoinRunner:
         generator = np.random.default_rng(
             [request.seed, request.trial, zlib.crc32(request.condition.label.encode())])
         failed = generator.random() < failure_rate(request.condition)
-        steps = HORIZON if failed else int(generator.integers(30, 60))
+        outcome = self.outcome(request, failed)
+        steps = HORIZON if outcome.verdict == 'failure' else int(generator.integers(30, 60))
         self.ran.append(request.key)
         picture = a_picture(request.condition, request.trial)
-        return RolloutResult(request, self.outcome(request, failed), steps, 0.01, picture,
-                             picture // 2, 'coin')
+        return RolloutResult(request, outcome, steps, 0.01, picture, picture // 2, 'coin')
 
     def outcome(self, request: RolloutRequest, failed: bool) -> Outcome:
         """Return what the coin says."""
@@ -100,3 +102,29 @@ def a_diagnosis(asked: Settings, runner: CoinRunner, **others: Any) -> FailureMa
         'versions': {'robomd_ros': '0.1.0'}, 'command': 'robomd diagnose',
         'on_progress': lambda progress: None, 'should_stop': lambda: False}
     return diagnose(asked, runner=runner, **given | others)
+
+
+def killed_at_random(target: Callable[[Path, Path], None], out: Path, log: Path, kills: int,
+                     longest: float) -> Iterator[list[str]]:
+    """
+    Run target(out, log) in a process of its own so often, and kill it.
+
+    A kill comes a random time, at most longest seconds, after the process has begun a rollout.
+    Yield the keys that the process has added to the log.
+    """
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload([
+        'cv2', 'pytest', 'robomd_ros.diagnosis.ppo', 'statsmodels.stats.proportion'])
+    moments = random.Random(0)
+    log.touch()
+    for _ in range(kills):
+        begun = len(log.read_text().split())
+        process = context.Process(target=target, args=(out, log))
+        process.start()
+        while process.is_alive() and len(log.read_text().split()) == begun:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, longest))
+        process.kill()
+        process.join()
+        assert process.exitcode == -9, 'it was faster; let it run more rollouts'
+        yield log.read_text().split()[begun:]

@@ -6,11 +6,8 @@ from collections import Counter
 from contextlib import closing
 from itertools import islice
 import json
-import multiprocessing
 from pathlib import Path
-import random
 import sqlite3
-import time
 
 from coin_runner import (
     a_diagnosis,
@@ -19,6 +16,7 @@ from coin_runner import (
     CoinRunner,
     failure_rate,
     HORIZON,
+    killed_at_random,
     settings,
 )
 from gymnasium.utils.env_checker import check_env
@@ -71,9 +69,11 @@ def test_wilson_of_nothing_but_failures_ends_exactly_at_one():
 
 
 def test_wilson_covers():
-    failures = np.random.default_rng(0).binomial(40, 0.2, 2000)
-    inside = [low <= 0.2 <= high for low, high in (wilson(int(n), 40) for n in failures)]
-    assert 0.93 < np.mean(inside) < 0.98
+    generator = np.random.default_rng(0)
+    rates = generator.uniform(size=4000)
+    intervals = np.array([wilson(int(failures), 40) for failures in generator.binomial(40, rates)])
+    inside = (intervals[:, 0] <= rates) & (rates <= intervals[:, 1])
+    assert 0.94 < inside.mean() < 0.965
 
 
 # The environment.
@@ -134,7 +134,8 @@ def test_invalid_rollout_is_worth_nothing_and_truncates():
 
 
 @pytest.mark.parametrize('reward, worth', [
-    ('paper', lambda t: -0.5 * t), ('flat', lambda t: -0.5), ('eq1_direction', lambda t: -0.5 / t)])
+    ('paper', lambda t: -0.5 * t), ('flat', lambda t: -0.5),
+    ('eq1_direction', lambda t: -0.5 / t)])
 def test_rewards_of_success(reward, worth):
     environment = SearchEnv(CATALOGUE, TellingRunner('success'), reward=reward)
     environment.reset()
@@ -222,6 +223,7 @@ def test_ranks(tmp_path):
     invalid = {'green_table'}
 
     class Rigged(CoinRunner):
+
         def outcome(self, request, failed):
             name = request.condition.label
             if name in invalid:
@@ -241,6 +243,7 @@ def test_lower_end_of_the_interval_counts_and_not_the_rate(tmp_path):
     sure = {'red_cube': ['failure'] * 2, 'blue_cube': ['failure'] * 19 + ['success']}
 
     class Uneven(CoinRunner):
+
         def outcome(self, request, failed):
             verdicts = sure.get(request.condition.label, [])
             return Outcome(verdicts[request.trial]) if request.trial < len(verdicts) else Outcome(
@@ -400,6 +403,7 @@ def test_map_is_written_when_a_runner_gives_up(tmp_path, error, parallel, search
 
 def test_policy_that_cannot_be_used_stops_the_diagnosis(tmp_path):
     class Broken(CoinRunner):
+
         def outcome(self, request, failed):
             return Outcome('invalid', 'policy_returned_nan')
 
@@ -423,8 +427,8 @@ def test_second_diagnosis_of_one_directory_is_refused(tmp_path):
 def test_catalogue_of_the_package(tmp_path):
     lift = load_catalogue(LIFT)
     found = a_diagnosis(settings(tmp_path, rollouts=2 * 22), CoinRunner(2), catalogue=lift)
-    assert {row.name: (row.n, row.slot, row.value, row.sentence) for row in found.perturbations} == {
-        p.name: (2, p.slot, p.value, p.sentence) for p in lift}
+    rows = {row.name: (row.n, row.slot, row.value, row.sentence) for row in found.perturbations}
+    assert rows == {p.name: (2, p.slot, p.value, p.sentence) for p in lift}
     assert read_map(tmp_path) == found
 
 
@@ -434,24 +438,13 @@ def sweep_until_killed(out: Path, log: Path) -> None:
 
 
 def test_diagnosis_killed_again_and_again(tmp_path):
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload([__name__, 'cv2', 'statsmodels.stats.proportion'])
     log = tmp_path / 'log'
-    log.touch()
-    moments = random.Random(1)
-    for _ in range(5):
-        process = context.Process(target=sweep_until_killed, args=(tmp_path, log))
-        begun = len(log.read_text().split())
-        process.start()
-        while process.is_alive() and len(log.read_text().split()) == begun:
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.15))
-        process.kill()
-        process.join()
+    kills = len(list(killed_at_random(sweep_until_killed, tmp_path, log, 5, 0.1)))
     runs = Counter(log.read_text().split())
     assert 5 <= len(runs) < 105
-    assert sum(runs.values()) - len(runs) <= 5  # one was running at each kill
     sweep_until_killed(tmp_path, log)
+    runs = Counter(log.read_text().split())
+    assert len(runs) == 105 and runs.total() <= 105 + kills  # one was running at each kill
     found = read_map(tmp_path)
     whole = a_diagnosis(settings(tmp_path / 'whole', rollouts=105), CoinRunner())
     assert (found.nominal, found.perturbations) == (whole.nominal, whole.perturbations)

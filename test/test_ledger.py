@@ -9,12 +9,11 @@ import json
 import multiprocessing
 import os
 from pathlib import Path
-import random
 import sqlite3
 import threading
 import time
 
-from coin_runner import CATALOGUE, CoinRunner, HORIZON, INFO
+from coin_runner import CATALOGUE, CoinRunner, HORIZON, INFO, killed_at_random
 import numpy as np
 import pytest
 from robomd_ros.conditions import Condition, NOMINAL
@@ -230,8 +229,9 @@ def test_row_says_all_there_is_to_say(tmp_path):
         list(LedgeredRunner(CoinRunner(), ledger).run(requests(1)))
     (asked, begun, ended), = rows(tmp_path, 'asked, begun, ended')
     assert before <= asked <= begun <= ended <= time.time()
-    assert rows(tmp_path, 'key, condition, seed, trial, executor, verdict, reason, source, steps, '
-                          'duration, policy_digest, model_digest, versions') == [(
+    columns = ('key, condition, seed, trial, executor, verdict, reason, source, steps, duration, '
+               'policy_digest, model_digest, versions')
+    assert rows(tmp_path, columns) == [(
         'search/0', '["blue_cube", "red_table"]', 0, 0, 'coin', 'failure', '', 'coin', HORIZON,
         0.01, 'b' * 64, 'c' * 64, '{"numpy": "1.26.4"}')]
 
@@ -423,43 +423,26 @@ def test_three_in_a_row_over_two_sessions(tmp_path):
 # Killed at any moment.
 
 def run_until_killed(out: Path, log: Path) -> None:
-    """Run 120 rollouts, each of which writes its key to the log as it begins."""
+    """Run 150 rollouts, each of which writes its key to the log as it begins."""
     with a_ledger(out) as ledger:
         runner = LedgeredRunner(CoinRunner(2, log=log, seconds=0.005), ledger)
-        for _ in runner.run(requests(120)):
+        for _ in runner.run(requests(150)):
             pass
 
 
 def test_killed_at_any_moment_nothing_is_lost_or_run_twice(tmp_path):
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload([__name__, 'cv2'])
     log = tmp_path / 'log'
-    log.touch()
-    moments = random.Random(0)
     ended_before: set[str] = set()
-    kills = 0
-    for _ in range(8):
-        begun = len(log.read_text().split())
-        process = context.Process(target=run_until_killed, args=(tmp_path, log))
-        process.start()
-        while process.is_alive() and len(log.read_text().split()) == begun:
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.08))
-        process.kill()
-        process.join()
-        if process.exitcode == 0:
-            break
-        kills += 1
+    for run in killed_at_random(run_until_killed, tmp_path, log, 6, 0.08):
         ended = {key for key, ended in rows(tmp_path, 'key, ended') if ended}
-        run = log.read_text().split()[begun:]
         assert ended_before <= ended and not ended_before & set(run)
         assert len(set(run) - ended) <= 1  # the one that was running
         ended_before = ended
-    assert kills >= 3 and ended_before
+    assert ended_before
     run_until_killed(tmp_path, log)
     columns = 'key, trial, condition, verdict, steps'
     killed = rows(tmp_path, columns)
-    assert len({key for key, *_ in killed}) == len(killed) == 120
+    assert len({key for key, *_ in killed}) == len(killed) == 150
     run_until_killed(tmp_path / 'whole', log)
     assert sorted(killed) == sorted(rows(tmp_path / 'whole', columns))
 

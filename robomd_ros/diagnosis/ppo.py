@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def phases(self) -> list[int]:
-        """Steps of each environment in each phase; the last phase may be shorter."""
+        """Say how many steps each environment takes in each phase; the last may be shorter."""
         whole, rest = divmod(self.search // self.parallel, self.steps)
         return [self.steps] * whole + [rest] * (rest > 0)
 
@@ -160,10 +160,14 @@ class SearchPPO(PPO):
 
     def log_preferences(self, observations: np.ndarray) -> torch.Tensor:
         """Return log pi(a|s), (n, actions), of observations (n, 3, 84, 84)."""
+        policy = self.policy
         with torch.no_grad():
-            distribution = self.policy.get_distribution(torch.tensor(observations)).distribution
-        assert isinstance(distribution, torch.distributions.Categorical)
-        return distribution.logits
+            # Not get_distribution: it leaves what it returns where another thread replaces it.
+            features = policy.extract_features(
+                torch.tensor(observations), policy.pi_features_extractor)
+            assert isinstance(features, torch.Tensor)  # actor and critic share them
+            logits = policy.action_net(policy.mlp_extractor.forward_actor(features))
+        return logits.log_softmax(dim=-1)
 
     def values(self, observations: np.ndarray) -> torch.Tensor:
         """Return the critic's values, (n,), of observations (n, 3, 84, 84)."""
@@ -235,9 +239,11 @@ class PPOSearch:
         self._checkpoint = search.checkpoints / 'ppo.zip'
         self._nominal: dict[int, np.ndarray] = {}  # trial -> observation
         self._start_over()
-        self._phase = self._resume()
-        if not self._phase:
-            self._start_over()
+        self._phase = 0
+        if self._checkpoint.exists():
+            self._phase = self._resume()
+            if not self._phase:
+                self._start_over()
 
     def run(self) -> None:
         """Run the phases that are left."""
@@ -296,8 +302,8 @@ class PPOSearch:
         """
         Return how many phases the checkpoint has behind it, with everything as after them.
 
-        0 if there is no checkpoint, if it cannot be read, or if it is none of this search: the
-        rollouts are in the ledger, so that all that is lost is the time to learn from them again.
+        0 if it cannot be read or is none of this search: the rollouts are in the ledger, so that
+        all that is lost is the time to learn from them again.
         """
         try:
             self._model.load_weights(self._checkpoint)

@@ -65,7 +65,7 @@ class Progress:
     asked: int
     failures: int
     invalid: int
-    map: FailureMap
+    map: FailureMap  # noqa: A003, nothing in here maps
 
 
 class DiagnosisCanceled(RunnerError):  # noqa: N818, what happened is no error

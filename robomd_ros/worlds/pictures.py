@@ -39,6 +39,8 @@ class FullPictures:
 
     def draw(self, camera: str, height: int, width: int) -> np.ndarray:
         """Return what a camera of that name sees, (height, width, 3) uint8 RGB, upright."""
+        # robosuite takes it for granted that no other context of this thread is current.
+        self._sim._render_context_offscreen.gl_ctx.make_current()
         return np.ascontiguousarray(
             self._sim.render(width=width, height=height, camera_name=camera)[::-1])
 
