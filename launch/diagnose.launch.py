@@ -7,7 +7,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from robomd_ros.graph import ARGUMENTS, describe, Process, read_arguments
+from robomd_ros.graph import ARGUMENTS, CLIENT, describe, Process, read_arguments
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -30,6 +30,7 @@ def _node(process: Process) -> Node:
     return Node(
         package=process.package, executable=process.executable, name=process.name,
         parameters=[dict(process.parameters)], remappings=list(process.remappings),
-        arguments=[word.format(share=share) for word in process.arguments],
-        output='screen', emulate_tty=True,
+        arguments=[word.format(share=share) for word in process.arguments], output='screen',
+        # Launch passes on whole lines, so the client had better not show a progress bar.
+        emulate_tty=process.executable != CLIENT,
         on_exit=None if process.optional else Shutdown(reason=f'{process.name} has ended'))

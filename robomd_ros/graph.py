@@ -1,6 +1,6 @@
 # Copyright 2026 the robomd_ros authors
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The one description of the graph; both launch/diagnose.launch.py and up.py start what it says."""
+"""The one description of the graph; launch/diagnose.launch.py and up.py start what it says."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

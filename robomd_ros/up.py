@@ -163,9 +163,9 @@ class _Starter:
         while client.running and not self._interrupted:
             dead = [c for c in self._children if not (c is client or c.optional or c.running)]
             if dead:
-                _end([client], (signal.SIGINT, _GOODBYE))
-                print(f'{dead[0].name} {dead[0].end}, so the diagnosis has stopped.',
+                print(f'{dead[0].name} {dead[0].end}, so the diagnosis stops.',
                       file=sys.stderr, flush=True)
+                _end([client], (signal.SIGINT, _GOODBYE))
                 return dead[0].exit_code or 1
             time.sleep(_LOOK)
         _end([client], (signal.SIGINT, _GOODBYE))  # while those it talks to are still there

@@ -66,7 +66,9 @@ class DiagnoseClient(Node):
                 self._wait(ended.done, _GOODBYE, stoppable=False)
         progress.close()
         if not (sent.done() and ended.done()):
-            return _fail(f'The diagnoser has died or cannot be reached; {_RESUME}.')
+            # On a Ctrl-C under `ros2 launch` the diagnoser ends before it can answer.
+            what = 'Stopped' if self.stopped else 'The diagnoser has died or cannot be reached'
+            return _fail(f'{what}; {_RESUME}.')
         return self._conclude(ended.result().result)
 
     def _wait(self, done: Callable[[], bool], seconds: float = math.inf,
@@ -83,11 +85,12 @@ class DiagnoseClient(Node):
         """Print what came out and return the exit code."""
         found = result.failure_map
         if result.error_code == result.CANCELED:
-            return _fail(f'Stopped after {found.rollouts_done} of {self._goal.rollouts} rollouts; '
-                         f'{_RESUME}.')
+            done = found.rollouts_done
+            return _fail(f'Stopped after {done} of {self._goal.rollouts} rollouts; {_RESUME}.'
+                         if done else 'Stopped before the first rollout.')
         if result.error_code != result.NONE:
-            user = result.error_code not in (result.BUSY, result.NO_EXECUTOR)
-            return _fail(result.error_msg, 2 if user else 1)
+            others = result.BUSY, result.NO_EXECUTOR, result.INTERNAL
+            return _fail(result.error_msg, 1 if result.error_code in others else 2)
         from robomd_ros.reports import conclude  # Matplotlib and the simulation take seconds
 
         print(conclude(Path(result.path).parent), flush=True)
@@ -109,12 +112,12 @@ class _Progress:
             self._detail = state.detail
         if state.phase not in (RunState.RUNNING, RunState.FINISHED):
             return
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).lines:
             self._show_bar(state)
-        elif (now := time.monotonic()) - self._told >= _TELL:
-            self._told = now
-            print(f'{state.rollouts_done} of {state.rollouts_asked} rollouts, {_counts(state)}, '
-                  f'{tqdm.format_interval(_seconds(state))} left', flush=True)
+        elif time.monotonic() - self._told >= _TELL or state.phase == RunState.FINISHED:
+            self._told = time.monotonic()
+            print(f'{state.rollouts_done} of {state.rollouts_asked} rollouts, {_rest(state)}',
+                  flush=True)
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -128,17 +131,15 @@ class _Progress:
                 file=sys.stdout, dynamic_ncols=True, desc='Rollouts',
                 bar_format='{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}')
         self._bar.n = state.rollouts_done
-        self._bar.set_postfix_str(
-            f'{_counts(state)}, {tqdm.format_interval(_seconds(state))} left')
+        self._bar.set_postfix_str(_rest(state))
 
 
-def _counts(state: RunState) -> str:
+def _rest(state: RunState) -> str:
     invalid = f', {state.invalid} invalid' if state.invalid else ''
-    return f'{state.failures} failures{invalid}, {state.rate:.0f}/min'
-
-
-def _seconds(state: RunState) -> float:
-    return 0.0 if math.isnan(state.seconds_left) else state.seconds_left
+    speed = ''
+    if math.isfinite(state.seconds_left):
+        speed = f', {state.rate:.0f} a minute, {tqdm.format_interval(state.seconds_left)} left'
+    return f'{state.failures} failures{invalid}{speed}'
 
 
 def _fail(sentence: str, code: int = 1) -> int:

@@ -2,7 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """diagnoser: owns the search, the ledger and the failure map."""
 
+from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 import math
 from pathlib import Path
 import shlex
@@ -15,22 +17,33 @@ from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.node import Node
 from rclpy.task import Future
-
 from robomd_ros.action import Diagnose
 from robomd_ros.conditions import load_catalogue
 from robomd_ros.conditions.catalogue import default_catalogue
-from robomd_ros.diagnosis.failure_map import FailureMap
+from robomd_ros.diagnosis.failure_map import ConditionRow, FailureMap, MapRow
 from robomd_ros.diagnosis.run import (
-    check_settings, diagnose, DiagnosisCanceled, MAP_FILE, Progress, Settings)
+    check_settings,
+    diagnose,
+    DiagnosisCanceled,
+    MAP_FILE,
+    Progress,
+    Settings,
+)
 from robomd_ros.errors import UserError
-from robomd_ros.msg import ExecutorInfo, FailureMap as FailureMapMsg, RunState
+from robomd_ros.msg import ExecutorInfo, RunState
+from robomd_ros.msg import FailureMap as FailureMapMsg
 from robomd_ros.rollouts import (
-    LedgerError, OtherRunError, PolicyUnusable, RolloutCanceled, RunnerError)
+    LedgerError,
+    OtherRunError,
+    PolicyUnusable,
+    RolloutCanceled,
+    RunnerError,
+)
 from robomd_ros.ros.conversions import failure_map_to_msg, world_info_from_msg
 from robomd_ros.ros.diagnostics import Diagnostics, ERROR, Health, OK, WARN
 from robomd_ros.ros.links import Links
 from robomd_ros.ros.map_painter import MapPainter
-from robomd_ros.ros.node import ALIVE, declare, LATCHED, run_node
+from robomd_ros.ros.node import ALIVE, declare, LATCHED, run_node, settle
 from robomd_ros.ros.runner import GraphRunner
 
 _TELL = 0.5           # s between two messages about the progress
@@ -82,11 +95,6 @@ class Diagnoser(Node):
             if self._goal is not None:
                 self._goal.publish_feedback(Diagnose.Feedback(state=state, failure_map=message))
         return message
-
-    def wake(self) -> None:
-        """Have the spinning thread look at the futures; callable from any thread."""
-        if self.executor is not None:
-            self.executor.wake()
 
     def destroy_node(self) -> None:
         """Stop the diagnosis that runs, and end the node."""
@@ -156,10 +164,9 @@ class Diagnosis:
 
     def _work(self) -> None:
         result = Diagnose.Result()
-        found = None
         phase, detail = RunState.FINISHED, 'The diagnosis is done.'
         try:
-            found = self._run()
+            self._take(self._run())
         except Exception as error:
             result.error_code = next(c for kind, c in _ERROR_CODES if isinstance(error, kind))
             result.error_msg = detail = str(error)
@@ -167,16 +174,16 @@ class Diagnosis:
             phase = RunState.CANCELED if canceled else RunState.FAILED
             if result.error_code == result.INTERNAL:
                 self._node.get_logger().error(traceback.format_exc())
+            if self._last is not None:  # what has ended since is in the file
+                with suppress(OSError, UserError):
+                    self._take(FailureMap.from_json((self.out / MAP_FILE).read_text('utf-8')))
         finally:
             if self._runner is not None:
                 self._runner.close()
-        if found is None and self._last is not None:
-            found = self._last.map
-        result.failure_map = self._tell(phase, detail, found)
-        if found is not None:
+        result.failure_map = self._tell(phase, detail)
+        if self._last is not None:
             result.path = str(self.out / MAP_FILE)
-        self._done.set_result(result)
-        self._node.wake()
+        settle(self._node, self._done, result)
 
     def _run(self) -> FailureMap:
         goal = self._goal
@@ -209,19 +216,28 @@ class Diagnosis:
             self._first, self._begun = progress, now
         if now - self._told >= _TELL:
             self._told = now
-            self._tell(RunState.RUNNING, 'Rollouts are being run.', progress.map)
+            self._tell(RunState.RUNNING, 'Rollouts are being run.')
 
-    def _tell(self, phase: int, detail: str, found: FailureMap | None = None) -> FailureMapMsg:
+    def _take(self, found: FailureMap) -> None:
+        """Take the map as the last one."""
+        rows: tuple[MapRow | ConditionRow, ...] = (
+            found.nominal, *found.perturbations, *found.conditions)
+        budget = found.budget
+        self._last = Progress(budget['done'], budget['asked'], sum(row.failures for row in rows),
+                              budget['invalid'], found)
+
+    def _tell(self, phase: int, detail: str) -> FailureMapMsg:
         state = RunState(phase=phase, detail=detail, rollouts_asked=self._goal.rollouts,
                          seconds_left=math.nan)
-        if self._first is not None and self._last is not None:
-            state.rollouts_done, state.failures = self._last.done, self._last.failures
-            state.invalid = self._last.invalid
-            per_second = (self._last.done - self._first.done) / (time.monotonic() - self._begun)
+        last = self._last
+        if last is not None:
+            state.rollouts_done, state.failures, state.invalid = (
+                last.done, last.failures, last.invalid)
+        if last is not None and self._first is not None and last.done > self._first.done:
+            per_second = (last.done - self._first.done) / (time.monotonic() - self._begun)
             state.rate = 60 * per_second
-            if per_second > 0:
-                state.seconds_left = (self._last.asked - self._last.done) / per_second
-        return self._node.tell(state, found)
+            state.seconds_left = (last.asked - last.done) / per_second
+        return self._node.tell(state, last.map if last is not None else None)
 
 
 def _command(settings: Settings, catalogue: str, info: ExecutorInfo, executors: int) -> str:
@@ -231,8 +247,8 @@ def _command(settings: Settings, catalogue: str, info: ExecutorInfo, executors: 
         'rollouts': settings.rollouts, 'seed': settings.seed, 'executors': executors,
         'out': settings.out, 'catalogue': catalogue, 'horizon': info.horizon,
         'fidelity': info.fidelity}
-    return shlex.join(['robomd', 'up', *(
-        word for name, value in values.items() if value != '' for word in (f'--{name}', str(value)))])
+    words = [(f'--{name}', str(value)) for name, value in values.items() if value != '']
+    return shlex.join(['robomd', 'up', *chain.from_iterable(words)])
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 
+import numpy as np
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.task import Future
@@ -24,7 +25,7 @@ from robomd_ros.ros.conversions import (
     outcome_to_msg,
 )
 from robomd_ros.ros.diagnostics import Diagnostics, ERROR, Health, OK, WARN
-from robomd_ros.ros.node import ALIVE, declare, ManagedNode, RESULT_TIMEOUT, run_node
+from robomd_ros.ros.node import ALIVE, declare, ManagedNode, RESULT_TIMEOUT, run_node, settle
 from robomd_ros.worlds.protocol import Outcome
 from sensor_msgs.msg import Image, JointState
 
@@ -130,7 +131,9 @@ class PolicyExecutor(ManagedNode):
         self._world = MujocoWorld(
             self._task, self._policy.needs, self._fidelity or None, self._horizon or None)
         self._world_info = self._world.info
-        self._world.reset(NOMINAL, 0, 0)  # whatever hinders drawing comes out here
+        # Whatever hinders drawing comes out here, and numba compiles what the first step needs.
+        self._world.reset(NOMINAL, 0, 0)
+        self._world.step(np.zeros(self._policy.needs.action_size))
         info = self._world_info
         return ExecutorInfo(
             task=info.task, policy=self._policy_name, policy_digest=self._policy.digest,
@@ -152,16 +155,17 @@ class PolicyExecutor(ManagedNode):
         except UserError as error:
             result = _refusal(ExecuteRollout.Result.BAD_CONDITION, str(error))
         except Exception as error:
-            self.get_logger().error(traceback.format_exc())
+            if self.context.ok():  # else it is that nothing can be published any more
+                self.get_logger().error(traceback.format_exc())
             self._last_error = f'The world failed: {type(error).__name__}: {error}.'
             result = _refusal(ExecuteRollout.Result.WORLD_FAULT, self._last_error)
             result.observed = outcome_to_msg(Outcome('invalid', 'world_fault', source='rollout'))
-        done.set_result(result)
-        self.executor.wake()  # a future wakes nobody by itself
+        settle(self, done, result)
 
     def _run(self, goal: ServerGoalHandle) -> ExecuteRollout.Result:
         asked = goal.request
-        request = RolloutRequest('', condition_from_msg(asked.condition), asked.seed, asked.trial)
+        condition = condition_from_msg(asked.condition, get_task(self._task))
+        request = RolloutRequest('', condition, asked.seed, asked.trial)
         info = self._world_info
         self._world.info = dataclasses.replace(
             info, horizon=asked.horizon or info.horizon,

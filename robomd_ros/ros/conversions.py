@@ -12,6 +12,8 @@ from builtin_interfaces.msg import Time
 import numpy as np
 from robomd_ros import msg
 from robomd_ros.conditions import Condition, Perturbation
+from robomd_ros.conditions.slots import find_property
+from robomd_ros.conditions.tasks import Task
 from robomd_ros.errors import UserError
 from robomd_ros.worlds.protocol import Outcome, WorldInfo
 from sensor_msgs.msg import Image, JointState
@@ -37,28 +39,22 @@ def condition_to_msg(condition: Condition) -> msg.Condition:
         for p in condition.perturbations])
 
 
-def condition_from_msg(message: msg.Condition) -> Condition:
-    """Return the message as a condition; raise UserError if it is none."""
+def condition_from_msg(message: msg.Condition, task: Task) -> Condition:
+    """Return the message as a condition of the task; raise UserError if it is none."""
     try:
         return Condition(tuple(
-            Perturbation(p.name, p.slot, _value_from_yaml(p.value), p.sentence)
+            Perturbation(p.name, p.slot, find_property(p.slot, task).read(yaml.safe_load(p.value)),
+                         p.sentence)
             for p in message.perturbations))
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:
         first_line = str(error).partition('\n')[0]
-        raise UserError(f'That is not a condition: {first_line}.') from None
+        raise UserError(f'That is not a condition of {task.name}: {first_line}.') from None
 
 
 def _value_to_yaml(value: object) -> str:
     plain = list(value) if isinstance(value, tuple) else value
     text = yaml.safe_dump(plain, default_flow_style=True, width=math.inf)
     return text.removesuffix('...\n').strip()
-
-
-def _value_from_yaml(text: str) -> float | str | tuple[float, ...]:
-    value = yaml.safe_load(text)
-    if isinstance(value, list):
-        return tuple(float(number) for number in value)
-    return value if isinstance(value, str) else float(value)
 
 
 def outcome_to_msg(outcome: Outcome | None) -> msg.Outcome:

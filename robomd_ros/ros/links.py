@@ -13,7 +13,7 @@ from rclpy.node import Node
 from robomd_ros.action import ExecuteRollout, PrepareScene
 from robomd_ros.errors import UserError
 from robomd_ros.msg import ExecutorInfo
-from robomd_ros.rollouts import RunnerError
+from robomd_ros.rollouts import RolloutCanceled, RunnerError
 from robomd_ros.ros.node import ALIVE
 from robomd_ros.srv import JudgeRollout
 
@@ -64,8 +64,8 @@ class Links:
         """
         Wait until all nodes are there, with at least count executors; return the executors.
 
-        progress gets a sentence every 5 s. Raises RunnerError after the seconds or if stop is set,
-        and UserError if the executors hold different things.
+        progress gets a sentence every 5 s. Raises RunnerError after the seconds, RolloutCanceled
+        when stop is set, and UserError if the executors hold different things.
         """
         begin = told = time.monotonic()
         while missing := self._missing(count):
@@ -76,7 +76,7 @@ class Links:
                 told = now
                 progress(f'Waiting for {missing}.')
             if stop.wait(0.05):
-                raise RunnerError('Stopped while waiting for the other nodes.')
+                raise RolloutCanceled('Stopped while waiting for the other nodes.')
         executors = sorted((e for e in self.executors.values() if e.ready), key=lambda e: e.name)
         _check_agree(executors)
         return executors

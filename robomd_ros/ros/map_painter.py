@@ -5,11 +5,10 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from rclpy.node import Node
-from sensor_msgs.msg import Image
-
 from robomd_ros.diagnosis.failure_map import FailureMap
 from robomd_ros.ros.conversions import image_to_msg
 from robomd_ros.ros.node import LATCHED
+from sensor_msgs.msg import Image
 
 _EVERY = 2.0  # s between two pictures
 

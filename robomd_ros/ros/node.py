@@ -3,6 +3,7 @@
 """What every node does alike: parameters, QoS, start and stop, and the life cycle."""
 
 from collections.abc import Callable
+from contextlib import suppress
 import signal
 import traceback
 from typing import Any
@@ -16,6 +17,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
 from robomd_ros.errors import UserError
 
 # For what is published once and must reach those who come later too.
@@ -26,7 +28,7 @@ ALIVE = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                    durability=DurabilityPolicy.TRANSIENT_LOCAL,
                    liveliness=LivelinessPolicy.AUTOMATIC,
                    liveliness_lease_duration=Duration(seconds=5))
-# s that the servers of many short goals keep a result: each status message names all that are kept.
+# s that servers of many short goals keep a result: each status message names all that are kept.
 RESULT_TIMEOUT = 2
 
 
@@ -66,8 +68,16 @@ def run_node(make: Callable[[], Node]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # under `ros2 launch` a Ctrl-C comes twice
         if node is not None:
             node.destroy_node()
-        rclpy.try_shutdown()
+        with suppress(RuntimeError):  # the signal's own handler may be at it at the same time
+            rclpy.try_shutdown()
     return 0
+
+
+def settle(node: Node, future: Future, result: object) -> None:
+    """Give the future its result, from any thread, and have the spinning thread look at it."""
+    future.set_result(result)
+    if node.executor is not None:
+        node.executor.wake()
 
 
 class ManagedNode(LifecycleNode):

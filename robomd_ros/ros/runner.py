@@ -23,7 +23,7 @@ from robomd_ros.ros.links import ExecutorLink, Links
 from robomd_ros.srv import JudgeRollout
 from robomd_ros.worlds.protocol import Outcome
 
-_ANSWER = 10.0    # s within which a node that is alive answers what takes it no time
+_ANSWER = 5.0      # s within which a node that is alive answers what takes it no time
 _ROLLOUT = 120.0  # s within which an executor gives a sign of life: feedback or the result
 _AGAIN = 0.5      # s until a busy executor is asked again
 _RESUME = 'the same command goes on from here'

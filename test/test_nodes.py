@@ -1,0 +1,515 @@
+# Copyright 2026 the robomd_ros authors
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The nodes, each a process of its own: what they offer, what they refuse, and how they end."""
+
+import math
+import os
+from pathlib import Path
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+from action_msgs.msg import GoalStatus
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+import puppet
+import pytest
+from rcl_interfaces.srv import DescribeParameters, ListParameters
+import rclpy
+from rclpy.action import ActionClient
+from robomd_ros import msg
+from robomd_ros.action import Diagnose, ExecuteRollout, PrepareScene
+from robomd_ros.conditions import Condition, load_catalogue, NOMINAL, Perturbation
+from robomd_ros.conditions.catalogue import default_catalogue
+from robomd_ros.conditions.tasks import get_task
+from robomd_ros.errors import UserError
+from robomd_ros.rollouts import RolloutRequest
+from robomd_ros.ros.conversions import condition_from_msg, condition_to_msg, image_from_msg
+from robomd_ros.ros.links import Links
+from robomd_ros.ros.node import ALIVE, LATCHED
+from robomd_ros.ros.runner import GraphRunner
+from robomd_ros.srv import JudgeRollout
+from sensor_msgs.msg import Image, JointState
+
+EXECUTOR = 'policy_executor_0'
+LIFT = get_task('lift')
+CATALOGUE = load_catalogue(default_catalogue('lift'))
+
+
+class Client:
+    """A node that spins in a thread of its own and is asked from this one."""
+
+    def __init__(self):
+        rclpy.init()
+        self.node = rclpy.create_node('client')
+        self.links = Links(self.node)
+        self.diagnoser = ActionClient(self.node, Diagnose, 'diagnoser/diagnose')
+        self.executor = ActionClient(
+            self.node, ExecuteRollout, f'{EXECUTOR}/execute_rollout')
+        self._thread = threading.Thread(target=self._spin)
+        self._thread.start()
+
+    def _spin(self):
+        try:
+            rclpy.spin(self.node)
+        except rclpy.executors.ExternalShutdownException:
+            pass
+
+    def close(self):
+        rclpy.shutdown()
+        self._thread.join()
+
+    def ask(self, start, *values, seconds=20.0, **others):
+        """Have the spinning thread call what returns a future; return what that brings."""
+        done, answers = threading.Event(), []
+
+        def begin():
+            start(*values, **others).add_done_callback(finish)
+
+        def finish(future):
+            answers.append(future.result())
+            done.set()
+
+        self.node.executor.create_task(begin)
+        assert done.wait(seconds), 'no answer'
+        return answers[0]
+
+    def send(self, client, goal, **others):
+        assert client.wait_for_server(10.0)
+        handle = self.ask(client.send_goal_async, goal, **others)
+        assert handle.accepted
+        return handle
+
+    def result(self, client, goal, **others):
+        return self.ask(self.send(client, goal, **others).get_result_async)
+
+    def call(self, kind, name, request):
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(10.0)
+        answer = self.ask(client.call_async, request)
+        self.node.destroy_client(client)
+        return answer
+
+    def hear(self, kind, topic, qos=10, seconds=15.0, until=lambda message: True):
+        """Return the first message on the topic that is as wanted."""
+        heard, messages = threading.Event(), []
+
+        def take(message):
+            if until(message):
+                messages.append(message)
+                heard.set()
+
+        subscription = self.node.create_subscription(kind, topic, take, qos)
+        assert heard.wait(seconds), f'nothing on {topic}'
+        self.node.destroy_subscription(subscription)
+        return messages[0]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('nodes')
+
+
+@pytest.fixture(scope='module')
+def processes(folder):
+    with puppet.running(puppet.arguments(folder), without=('diagnose',)) as processes:
+        yield processes
+
+
+@pytest.fixture(scope='module')
+def client(processes):
+    client = Client()
+    client.links.wait(1, 60, threading.Event(), print)
+    yield client
+    client.close()
+
+
+@pytest.fixture(autouse=True)
+def still(folder):
+    yield
+    puppet.say(folder, '')
+
+
+def rollout(condition=NOMINAL, **others):
+    return ExecuteRollout.Goal(condition=condition_to_msg(condition), seed=1, trial=2, **others)
+
+
+# perturbation_manager
+
+
+def test_a_scene_is_prepared(client):
+    goal = PrepareScene.Goal(scene='here', perturbations=['red_table', 'big_cube'])
+    result = client.result(client.links.scenes, goal).result
+    assert (result.error_code, result.error_msg) == (result.NONE, '')
+    condition = CATALOGUE.condition(['red_table', 'big_cube'])
+    assert condition_from_msg(result.condition, LIFT) == condition
+    latched = client.hear(msg.SceneCondition, 'perturbation_manager/condition', LATCHED)
+    assert (latched.scene, latched.header.frame_id) == ('here', 'world')
+    assert condition_from_msg(latched.condition, LIFT) == condition
+
+
+@pytest.mark.parametrize(('names', 'code'), [
+    (['mauve_table'], PrepareScene.Result.UNKNOWN_PERTURBATION),
+    (['red_table', 'blue_table'], PrepareScene.Result.SAME_SLOT)])
+def test_a_scene_that_cannot_be_is_refused(client, names, code):
+    answer = client.result(client.links.scenes, PrepareScene.Goal(perturbations=names))
+    assert answer.status == GoalStatus.STATUS_ABORTED
+    assert answer.result.error_code == code
+    assert names[0] in answer.result.error_msg
+
+
+# policy_executor
+
+
+def test_a_rollout_is_executed(client):
+    answer = client.result(client.executor, rollout(CATALOGUE.condition(['red_table'])))
+    result = answer.result
+    assert (answer.status, result.error_code) == (GoalStatus.STATUS_SUCCEEDED, result.NONE)
+    assert (result.observed.verdict, result.observed.source) == (msg.Outcome.FAILURE, 'simulator')
+    assert result.steps == 5 and 0 < result.duration < 30
+    for frame in (result.first_frame, result.last_frame):
+        picture = image_from_msg(frame)
+        assert picture.shape == (84, 84, 3) and frame.header.frame_id == 'agentview'
+        red, green, blue = picture.reshape(-1, 3).T.astype(int)
+        assert ((red > 80) & (red > 2 * green) & (red > 2 * blue)).mean() > 0.1  # the table
+
+
+def test_the_goal_sets_the_horizon(client):
+    assert client.result(client.executor, rollout(horizon=3)).result.steps == 3
+    assert client.result(client.executor, rollout()).result.steps == 5
+
+
+@pytest.mark.parametrize('perturbation', [
+    Perturbation('odd', 'body:nobody.mass', 1.0, 'Change what is not there'),
+    Perturbation('odd', 'cube.color', 'red', 'Change the colour to a word')])
+def test_a_condition_that_cannot_be_is_refused(client, perturbation):
+    answer = client.result(client.executor, rollout(Condition((perturbation,))))
+    assert answer.status == GoalStatus.STATUS_ABORTED
+    assert answer.result.error_code == ExecuteRollout.Result.BAD_CONDITION
+    assert answer.result.error_msg.endswith('.')
+    assert client.result(client.executor, rollout()).result.error_code == 0
+
+
+@pytest.mark.parametrize(('mode', 'reason'), [
+    ('nan', 'policy_returned_nan'), ('shape', 'policy_returned_shape (6,), expected (7,)'),
+    ('raise', 'policy_raised RuntimeError: the strings are cut')])
+def test_a_policy_that_misbehaves_makes_a_rollout_invalid(client, folder, mode, reason):
+    puppet.say(folder, mode)
+    result = client.result(client.executor, rollout()).result
+    assert (result.error_code, result.observed.verdict, result.observed.reason) == (
+        result.NONE, msg.Outcome.INVALID, reason)
+
+
+def test_a_second_rollout_is_refused_and_the_first_can_be_canceled(client, folder):
+    puppet.say(folder, 'slow')
+    steps, acting = [], threading.Event()
+
+    def feedback(message):
+        steps.append(message.feedback.step)
+        acting.set()
+
+    first = client.send(client.executor, rollout(horizon=2000), feedback_callback=feedback)
+    assert acting.wait(15)
+    second = client.result(client.executor, rollout())
+    assert second.status == GoalStatus.STATUS_ABORTED
+    assert second.result.error_code == ExecuteRollout.Result.BUSY
+    began = time.monotonic()
+    client.ask(first.cancel_goal_async)
+    answer = client.ask(first.get_result_async)
+    assert time.monotonic() - began < 2.0
+    assert answer.status == GoalStatus.STATUS_CANCELED
+    assert answer.result.error_code == ExecuteRollout.Result.CANCELED
+    assert steps == sorted(steps) and 0 < steps[-1] < 2000
+    assert client.result(client.executor, rollout()).result.error_code == 0
+
+
+def test_what_is_not_active_refuses(client):
+    def change(node, transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        assert client.call(ChangeState, f'{node}/change_state', request).success
+
+    for node in (EXECUTOR, 'success_detector'):
+        change(node, Transition.TRANSITION_DEACTIVATE)
+    answer = client.result(client.executor, rollout())
+    assert answer.result.error_code == ExecuteRollout.Result.NOT_ACTIVE
+    assert client.ask(client.links.judge.call_async, JudgeRollout.Request()
+                      ).error_code == JudgeRollout.Response.NOT_ACTIVE
+    client.hear(DiagnosticArray, '/diagnostics', until=lambda message: (
+        message.status[0].name == EXECUTOR and message.status[0].message == 'Not active.'))
+    change(EXECUTOR, Transition.TRANSITION_CLEANUP)
+    change(EXECUTOR, Transition.TRANSITION_CONFIGURE)
+    for node in (EXECUTOR, 'success_detector'):
+        change(node, Transition.TRANSITION_ACTIVATE)
+    assert client.result(client.executor, rollout()).result.error_code == 0
+
+
+def test_camera_and_joints_are_shown(client, folder):
+    puppet.say(folder, 'slow')
+    handle = client.send(client.executor, rollout(horizon=2000))
+    picture = client.hear(Image, 'camera/image_raw')
+    joints = client.hear(JointState, 'joint_states')
+    client.ask(handle.cancel_goal_async)
+    client.ask(handle.get_result_async)
+    assert image_from_msg(picture).shape == (84, 84, 3) and image_from_msg(picture).std() > 10
+    assert len(joints.name) == len(joints.position) == len(joints.velocity) == 9
+    assert joints.name[0] == 'robot0_joint1' and joints.header.stamp.sec > 0
+    assert -math.pi < joints.position[3] < -math.pi / 2  # the elbow is bent
+
+
+def test_the_executor_says_what_it_holds(client):
+    info = client.hear(msg.ExecutorInfo, f'{EXECUTOR}/info', ALIVE)
+    assert (info.task, info.world, info.fidelity, info.horizon) == ('lift', 'mujoco', 'fast', 5)
+    assert len(info.policy_digest) == len(info.model_digest) == 64
+    assert info.policy.startswith('python:') and info.instruction
+    assert any(version.startswith('mujoco 3.') for version in info.versions)
+
+
+# success_detector
+
+
+def test_the_simulators_own_check_is_the_verdict(client):
+    observed = msg.Outcome(
+        verdict=msg.Outcome.SUCCESS, confidence=1.0, source='simulator')
+    answer = client.ask(client.links.judge.call_async, JudgeRollout.Request(observed=observed))
+    assert (answer.outcome, answer.error_code) == (observed, answer.NONE)
+
+
+def test_what_nobody_can_judge_is_undecided(client):
+    answer = client.ask(client.links.judge.call_async, JudgeRollout.Request())
+    assert answer.error_code == answer.UNDECIDED and answer.error_msg
+
+
+# What all nodes have
+
+
+def section(node):
+    """Return the part of the documentation that is the node's."""
+    text = (Path(__file__).parents[1] / 'docs' / 'ros.md').read_text()
+    return text.partition(f'### {node.removesuffix("_0")}')[2].partition('##')[0]
+
+
+def test_every_node_tells_of_its_health(client):
+    heard = {}
+
+    def all_heard(message):
+        heard.update({status.name: status for status in message.status})
+        return len(heard) == 4
+
+    client.hear(DiagnosticArray, '/diagnostics', until=all_heard)
+    assert set(heard) == {'perturbation_manager', EXECUTOR, 'success_detector', 'diagnoser'}
+    assert all(status.message and status.values for status in heard.values())
+
+
+def test_every_parameter_is_described(client):
+    for node in ('perturbation_manager', EXECUTOR, 'success_detector', 'diagnoser'):
+        names = client.call(ListParameters, f'{node}/list_parameters', ListParameters.Request())
+        described = client.call(
+            DescribeParameters, f'{node}/describe_parameters',
+            DescribeParameters.Request(names=names.result.names))
+        ours = [d for d in described.descriptors if d.name not in (
+            'use_sim_time', 'start_type_description_service')]
+        assert ours and all(d.description.endswith('.') and d.read_only for d in ours)
+        assert all(f'| `{d.name}` |' in section(node) for d in ours)
+
+
+def test_every_name_is_in_the_documentation(client):
+    for node in ('perturbation_manager', EXECUTOR, 'success_detector', 'diagnoser'):
+        names = [name for name, _ in client.node.get_publisher_names_and_types_by_node(node, '/')]
+        names += [name.removesuffix('/_action/send_goal') for name, (kind, *_) in
+                  client.node.get_service_names_and_types_by_node(node, '/')
+                  if name.endswith('/_action/send_goal') or kind.startswith('robomd_ros/srv')]
+        ours = [name for name in names if '_action' not in name and name not in (
+            '/diagnostics', '/parameter_events', '/rosout', f'/{node}/transition_event')]
+        assert ours
+        for name in ours:
+            documented = name.replace(f'/{node}/', '~/').removeprefix('/')
+            assert f'| `{documented}` |' in section(node)
+
+
+# diagnoser and GraphRunner
+
+
+def diagnosis(folder, name, **others):
+    return Diagnose.Goal(**{'task': 'lift', 'searcher': 'sweep', 'rollouts': 22, 'seed': 0,
+                            'out': str(folder / name), **others})
+
+
+def wait_for_log(folder, name, text):
+    limit = time.monotonic() + 60
+    while text not in (folder / f'{name}.log').read_text():
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+
+
+def rows(folder, out):
+    with sqlite3.connect(f'file:{folder / out}/ledger.sqlite?mode=ro', uri=True) as ledger:
+        return ledger.execute('SELECT key, verdict FROM rollouts WHERE ended > 0').fetchall()
+
+
+def test_a_diagnosis_goes_through_the_graph(client, folder):
+    states = []
+    answer = client.result(client.diagnoser, diagnosis(folder, 'whole'), seconds=60,
+                           feedback_callback=lambda m: states.append(m.feedback.state))
+    result = answer.result
+    assert (answer.status, result.error_code) == (GoalStatus.STATUS_SUCCEEDED, result.NONE)
+    assert result.path == str(folder / 'whole' / 'failure_map.json')
+    found = result.failure_map
+    assert (found.rollouts_done, found.nominal.n, found.nominal.failures) == (22, 1, 1)
+    assert [row.n for row in found.perturbations] == [1] * 21
+    assert sorted(row.name for row in found.perturbations) == sorted(CATALOGUE.names)
+    assert len(rows(folder, 'whole')) == 22
+    phases = [state.phase for state in states]
+    assert phases[0] == msg.RunState.CONNECTING and phases[-1] == msg.RunState.FINISHED
+    assert msg.RunState.RUNNING in phases and states[-1].rollouts_done == 22
+    latched = client.hear(msg.FailureMap, 'failure_map', LATCHED)
+    assert str(latched) == str(found)  # NaN is not equal to itself
+    assert str(client.hear(msg.RunState, 'diagnoser/run_state', ALIVE)) == str(states[-1])
+    picture = image_from_msg(client.hear(Image, 'failure_map/image', LATCHED))
+    assert picture.shape[0] > 300 and picture.std() > 10
+
+
+def test_another_diagnosis_in_the_same_folder_is_refused(client, folder):
+    result = client.result(client.diagnoser, diagnosis(folder, 'whole', seed=1)).result
+    assert result.error_code == result.OTHER_RUN and 'seed' in result.error_msg
+
+
+@pytest.mark.parametrize(('given', 'code', 'why'), [
+    ({'task': 'fly'}, Diagnose.Result.BAD_GOAL, "Unknown task 'fly'"),
+    ({'searcher': 'luck'}, Diagnose.Result.BAD_GOAL, "Unknown searcher 'luck'"),
+    ({'rollouts': 0}, Diagnose.Result.BAD_GOAL, '0 rollouts are too few'),
+    ({'seed': -1}, Diagnose.Result.BAD_GOAL, 'The seed -1'),
+    ({'out': ''}, Diagnose.Result.BAD_GOAL, 'out is empty'),
+    ({'catalogue': '/nowhere.yaml'}, Diagnose.Result.BAD_GOAL, 'There is no catalogue'),
+    ({'out': '/dev/null/out'}, Diagnose.Result.CANNOT_WRITE, '/dev/null/out cannot be written')])
+def test_a_bad_goal_gets_one_sentence(client, folder, given, code, why):
+    answer = client.result(client.diagnoser, diagnosis(folder, 'bad', **given))
+    assert answer.status == GoalStatus.STATUS_ABORTED
+    assert answer.result.error_code == code
+    assert answer.result.error_msg.startswith(why) and answer.result.error_msg.endswith('.')
+
+
+def test_a_policy_that_only_misbehaves_stops_the_diagnosis(client, folder):
+    puppet.say(folder, 'nan')
+    result = client.result(client.diagnoser, diagnosis(folder, 'nan')).result
+    assert result.error_code == result.POLICY_UNUSABLE
+    assert 'policy_returned_nan' in result.error_msg
+    assert result.failure_map.rollouts_done == 3
+    assert [verdict for _, verdict in rows(folder, 'nan')] == ['invalid'] * 3
+
+
+def test_a_diagnosis_can_be_canceled_and_goes_on(client, folder):
+    puppet.say(folder, 'slow')
+    running = threading.Event()
+
+    def feedback(message):
+        if message.feedback.state.rollouts_done >= 3:
+            running.set()
+
+    handle = client.send(client.diagnoser, diagnosis(folder, 'half'), feedback_callback=feedback)
+    assert running.wait(30)
+    busy = client.result(client.diagnoser, diagnosis(folder, 'other')).result
+    assert busy.error_code == busy.BUSY
+    began = time.monotonic()
+    client.ask(handle.cancel_goal_async)
+    answer = client.ask(handle.get_result_async)
+    assert time.monotonic() - began < 3.0
+    assert answer.status == GoalStatus.STATUS_CANCELED
+    assert answer.result.error_code == Diagnose.Result.CANCELED
+    before = rows(folder, 'half')
+    assert 3 <= len(before) == answer.result.failure_map.rollouts_done < 22
+    puppet.say(folder, '')
+    answer = client.result(client.diagnoser, diagnosis(folder, 'half'))
+    assert answer.result.error_code == 0
+    assert len(rows(folder, 'half')) == 22 and set(before) < set(rows(folder, 'half'))
+
+
+def test_the_runner_is_safe_to_call_from_several_threads(client):
+    executors = client.links.wait(1, 10, threading.Event(), print)
+    runner = GraphRunner(client.node, client.links, executors)
+    assert (runner.parallel, runner.horizon) == (1, 5)
+    results = {}
+
+    def work(worker):
+        requests = [RolloutRequest(f'{worker}/{i}', NOMINAL, worker, i) for i in range(3)]
+        results[worker] = [result.request for result in runner.run(requests)] == requests
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    runner.close()
+    assert results == {0: True, 1: True, 2: True}
+
+
+def test_another_catalogue_than_the_managers_is_noticed(client):
+    executors = client.links.wait(1, 10, threading.Event(), print)
+    runner = GraphRunner(client.node, client.links, executors)
+    other = Condition((Perturbation('red_table', 'table.color', (0.9, 0.0, 0.0), 'Change it'),))
+    with pytest.raises(UserError, match='different catalogues, .* knows another red_table'):
+        list(runner.run([RolloutRequest('a', other, 0, 0)]))
+    runner.close()
+
+
+def test_an_executor_that_dies_ends_the_diagnosis(client, processes, folder):
+    puppet.say(folder, 'slow')
+    running = threading.Event()
+    handle = client.send(client.diagnoser, diagnosis(folder, 'dead', rollouts=200),
+                         feedback_callback=lambda message: running.set())
+    assert running.wait(15)
+    time.sleep(1.0)
+    processes[EXECUTOR].kill()
+    result = client.ask(handle.get_result_async).result
+    assert result.error_code == result.NO_EXECUTOR
+    assert result.error_msg == (
+        f'{EXECUTOR} has died or cannot be reached; the same command goes on from here.')
+
+
+# How the processes start and end
+
+
+@pytest.mark.parametrize(('node', 'parameters', 'why'), [
+    ('perturbation_manager', {'task': 'fly'}, "Unknown task 'fly'"),
+    ('perturbation_manager', {'catalogue': '/nowhere.yaml'}, 'There is no catalogue'),
+    ('policy_executor', {'policy': 'luck'}, "Unknown policy 'luck'"),
+    ('policy_executor', {'horizon': '-1'}, 'horizon'),
+    ('diagnoser', {'executors': 'two'}, 'executors')])
+def test_a_node_that_cannot_start_says_why_in_one_sentence(node, parameters, why):
+    words = [word for item in parameters.items() for word in ('-p', '{}:={}'.format(*item))]
+    ended = subprocess.run(
+        [sys.executable, '-m', f'robomd_ros.nodes.{node}', '--ros-args', *words],
+        capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    line, = ended.stderr.splitlines()
+    assert 'FATAL' in line and why in line
+
+
+def test_an_executor_that_cannot_draw_says_so_in_one_sentence(folder):
+    ended = subprocess.run(
+        [sys.executable, '-m', 'robomd_ros.nodes.policy_executor', '--ros-args', '-p',
+         f'policy:={puppet.arguments(folder)["policy"]}'],
+        capture_output=True, text=True, timeout=60, env={**os.environ, 'MUJOCO_GL': 'glfw'})
+    assert ended.returncode == 2
+    assert len([line for line in ended.stderr.splitlines() if 'MUJOCO_GL' in line]) == 1
+    assert 'Traceback' not in ended.stderr
+
+
+@pytest.mark.parametrize('signals', [
+    [signal.SIGINT, signal.SIGINT],  # `ros2 launch` delivers a Ctrl-C twice
+    [signal.SIGTERM]])
+def test_the_nodes_end_cleanly(folder, monkeypatch, signals):
+    monkeypatch.setenv('ROS_DOMAIN_ID', '102')  # beside the other graph
+    with puppet.running(puppet.arguments(folder), without=('diagnose',)) as processes:
+        wait_for_log(folder, EXECUTOR, 'is loaded')
+        for number in signals:
+            for process in processes.values():
+                process.send_signal(number)
+            time.sleep(0.05)
+        codes = {name: process.wait(10) for name, process in processes.items()}
+    assert codes == dict.fromkeys(processes, 0)
+    for name in processes:
+        assert 'Traceback' not in (folder / f'{name}.log').read_text()
