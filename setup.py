@@ -117,6 +117,7 @@ setup(
         'opencv-python',  # the build robosuite brings; the headless one must not be beside it
         'pyyaml',
         'robosuite==1.5.2',  # MujocoWorld drives its environments and controllers from within
+        'ros-jazzy-action-msgs',
         'ros-jazzy-ament-index-python',
         'ros-jazzy-builtin-interfaces',
         'ros-jazzy-diagnostic-msgs',

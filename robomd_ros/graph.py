@@ -112,12 +112,12 @@ def read_arguments(given: Mapping[str, object]) -> dict[str, Value]:
     catalogue = load_catalogue(str(values['catalogue']) or default_catalogue(str(values['task'])))
     if catalogue.task != values['task']:
         raise UserError(f'{catalogue.path} is a catalogue of the task {catalogue.task}, '
-                        f'not {values["task"]}.')
-    check_writable(str(values['out']))
+                        f'not {values["task"]}; give one of {values["task"]}.')
+    _check_writable(str(values['out']))
     return values
 
 
-def check_writable(out: str) -> None:
+def _check_writable(out: str) -> None:
     """Raise UserError unless the folder can be written, or made, by this process."""
     folder = out
     while not os.path.lexists(folder):

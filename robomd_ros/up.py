@@ -42,12 +42,12 @@ def run(arguments: Mapping[str, object]) -> int:
     """
     processes = describe(read_arguments(arguments))
     commands = [_command(process) for process in processes]
-    _set_environment()
+    environment = _environment()
     starter = _Starter()
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, starter.interrupt) for number in signals]
     try:
-        starter.start(processes, commands)
+        starter.start(processes, commands, environment)
         return starter.wait()
     finally:
         starter.stop()
@@ -57,7 +57,8 @@ def run(arguments: Mapping[str, object]) -> int:
 
 def _command(process: Process) -> list[str]:
     if process.package == 'robomd_ros':
-        words = [sys.executable, '-m', f'robomd_ros.nodes.{process.executable}']
+        # -P: the package that is installed, not an unbuilt checkout in the current folder.
+        words = [sys.executable, '-P', '-m', f'robomd_ros.nodes.{process.executable}']
     else:
         try:
             words = [os.path.join(get_package_prefix(process.package), 'lib', process.package,
@@ -69,17 +70,24 @@ def _command(process: Process) -> list[str]:
     words += [word.format(share=share) for word in process.arguments]
     words += ['--ros-args', '-r', f'__node:={process.name}']
     for name, value in process.parameters.items():
-        words += ['-p', f'{name}:={json.dumps(value)}']  # JSON is YAML, and text stays text
+        # JSON is YAML, and a text in it stays a text.
+        words += ['-p', f'{name}:={json.dumps(value, ensure_ascii=False)}']
     for source, target in process.remappings:
         words += ['-r', f'{source}:={target}']
     return words
 
 
-def _set_environment() -> None:
-    """Set for all processes what the user has not: a ROS domain of their own, the transport."""
-    os.environ.setdefault('ROS_DOMAIN_ID', str(_unused_domain()))
-    os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', _TRANSPORTS)
-    os.environ.setdefault('RCUTILS_CONSOLE_OUTPUT_FORMAT', '{severity}: {message}')
+def _environment() -> dict[str, str]:
+    """Return the environment, with a ROS domain of the graph's own where the user has set none."""
+    environment = {
+        'ROS_DOMAIN_ID': str(_unused_domain()),
+        'FASTDDS_BUILTIN_TRANSPORTS': _TRANSPORTS,
+        'RCUTILS_CONSOLE_OUTPUT_FORMAT': '{severity}: {message}',
+        **os.environ}
+    look_in = ' '.join(f"{name}='{environment[name]}'" for name in (
+        'ROS_DOMAIN_ID', 'FASTDDS_BUILTIN_TRANSPORTS'))
+    print(f'To look in with other ROS 2 programs: export {look_in}', file=sys.stderr, flush=True)
+    return environment
 
 
 def _unused_domain() -> int:
@@ -100,12 +108,13 @@ def _tie_to_parent(parent: int) -> None:
 class _Child:
     """A process of the graph that was started."""
 
-    def __init__(self, process: Process, command: list[str]) -> None:
+    def __init__(
+            self, process: Process, command: list[str], environment: dict[str, str]) -> None:
         self.name = process.name
         self.optional = process.optional
         self.is_client = process.executable == CLIENT
         self.popen = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, start_new_session=True,
+            command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
             stdout=None if self.is_client else subprocess.PIPE,
             stderr=None if self.is_client else subprocess.STDOUT,
             preexec_fn=functools.partial(_tie_to_parent, os.getpid()))
@@ -148,10 +157,11 @@ class _Starter:
         """Take a signal that asks for the end."""
         self._interrupted = True
 
-    def start(self, processes: list[Process], commands: list[list[str]]) -> None:
+    def start(self, processes: list[Process], commands: list[list[str]],
+              environment: dict[str, str]) -> None:
         """Start them all; the client has the terminal, the output of the others is passed on."""
         for process, command in zip(processes, commands, strict=True):
-            self._children.append(_Child(process, command))
+            self._children.append(_Child(process, command, environment))
         for child in self._children:  # threads come last, since processes are forked off
             if not child.is_client:
                 self._threads.append(threading.Thread(target=child.pass_on_output, daemon=True))

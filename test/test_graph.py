@@ -17,10 +17,12 @@ from robomd_ros import msg
 from robomd_ros.conditions import Condition, load_catalogue, Perturbation
 from robomd_ros.conditions.tasks import get_task
 from robomd_ros.diagnosis.failure_map import FailureMap, MapRow
+from robomd_ros.diagnosis.run import SEARCHERS
 from robomd_ros.errors import UserError
 from robomd_ros.graph import ARGUMENTS, CLIENT, describe, read_arguments
 from robomd_ros.ros import conversions
 from robomd_ros.up import run
+from robomd_ros.worlds.pictures import FIDELITIES
 from robomd_ros.worlds.protocol import Outcome
 import yaml
 
@@ -76,6 +78,12 @@ def test_defaults_read_as_they_are_written():
     values = read_arguments({argument.name: argument.default_text for argument in ARGUMENTS})
     assert values == read_arguments({})
     assert values['out'] == str(Path('diagnosis').absolute())
+
+
+def test_the_choices_are_all_there_are():
+    choices = {argument.name: argument.choices for argument in ARGUMENTS}
+    assert choices['searcher'] == tuple(SEARCHERS)
+    assert sorted(choices['fidelity']) == sorted(['', *FIDELITIES])
 
 
 def test_every_argument_is_described():

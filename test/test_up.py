@@ -4,6 +4,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -34,7 +35,8 @@ class Up:
     def rows(self):
         """Return what the ledger has of every rollout that has ended."""
         try:
-            with sqlite3.connect(f'file:{self.out}/ledger.sqlite?mode=ro', uri=True) as ledger:
+            name = f'{(self.out / "ledger.sqlite").as_uri()}?mode=ro'
+            with sqlite3.connect(name, uri=True) as ledger:
                 return set(ledger.execute(
                     'SELECT key, verdict, begun, ended, executor FROM rollouts WHERE ended > 0'))
         except sqlite3.OperationalError:  # there is none yet
@@ -99,6 +101,8 @@ def test_whatever_is_killed_nothing_is_lost(tmp_path):
 
 
 def test_a_whole_diagnosis_with_two_executors(tmp_path):
+    tmp_path = tmp_path / "it's: #ä  [1]"
+    tmp_path.mkdir()
     given = puppet.arguments(tmp_path, rollouts=44, executors=2)
     up = Up(given)
     code, output = up.end(90)
@@ -107,7 +111,10 @@ def test_a_whole_diagnosis_with_two_executors(tmp_path):
     assert found['budget'] == {'asked': 44, 'done': 44, 'invalid': 0}
     assert [found['nominal']['n']] + [row['n'] for row in found['perturbations']] == [2] * 22
     assert {row[4] for row in up.rows()} == {'policy_executor_0', 'policy_executor_1'}
-    assert found['command'].startswith('robomd up --task lift --policy python:')
+    assert shlex.split(found['command']) == [
+        'robomd', 'up', '--task', 'lift', '--policy', given['policy'], '--searcher', 'sweep',
+        '--rollouts', '44', '--seed', '0', '--executors', '2', '--out', str(tmp_path / 'out'),
+        '--horizon', '5', '--fidelity', 'fast']
     for line in (f'Failure map: {tmp_path}/out/failure_map.json',
                  f'Report:      {tmp_path}/out/report.html'):
         assert line in output.splitlines()
@@ -150,6 +157,6 @@ def test_a_policy_that_only_misbehaves_ends_it(tmp_path):
 def test_what_is_wrong_at_once_starts_nothing(tmp_path):
     began = time.monotonic()
     code, output = Up({'out': tmp_path, 'rollouts': 0}).end()
-    assert (code, output) == (
+    assert (code, output) == (  # and says nothing else
         2, "robomd: rollouts must be a whole number, at least 1, not '0'.\n")
     assert time.monotonic() - began < 5

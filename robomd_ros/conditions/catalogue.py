@@ -49,7 +49,7 @@ class Catalogue:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The perturbations' names, in the file's order."""
+        """Return the perturbations' names, in the file's order."""
         return tuple(p.name for p in self.perturbations)
 
     def condition(self, names: Iterable[str]) -> Condition:

@@ -69,7 +69,7 @@ class Diagnoser(Node):
         self.executors = declare(
             self, 'executors', 1, 'How many policy executors to wait for.', low=1)
         self.connect_timeout = declare(
-            self, 'connect_timeout', 60, 'How long to wait for the other nodes, in s.', low=1)
+            self, 'connect_timeout', 180, 'How long to wait for the other nodes, in s.', low=1)
         self.links = Links(self)
         self._states = self.create_publisher(RunState, '~/run_state', ALIVE)
         self._maps = self.create_publisher(FailureMapMsg, 'failure_map', LATCHED)

@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """policy_executor: owns one world and the policy under test, and runs rollouts with them."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 import dataclasses
 import sys
 import time
@@ -79,9 +79,7 @@ class PolicyExecutor(ManagedNode):
     def destroy_node(self) -> None:
         """Stop the rollout that runs, close the world and end the node."""
         self._closing = True
-        closed = self._worker.submit(self._close)
-        self._worker.shutdown(wait=False, cancel_futures=False)
-        closed.exception(timeout=_CLOSE)
+        wait([self._worker.submit(self._close)], _CLOSE)
         super().destroy_node()
 
     async def _execute(self, goal: ServerGoalHandle) -> ExecuteRollout.Result:

@@ -90,6 +90,8 @@ class ManagedNode(LifecycleNode):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.active = False
+        self._starting = False
+        self._fault: Exception | None = None
         self._autostart = declare(
             self, 'autostart', True, 'Whether the node configures and activates itself at start.')
 
@@ -102,19 +104,20 @@ class ManagedNode(LifecycleNode):
     def start(self) -> None:
         """Configure and activate the node if it is to do so itself; raise what load raises."""
         if self._autostart:
-            self._fault: Exception | None = None
+            self._starting = True
             self.trigger_configure()
+            self._starting = False
             if self._fault is not None:
                 raise self._fault
             self.trigger_activate()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load; what goes wrong is logged here, rclpy would drop it."""
+        """Load; what goes wrong is noted here, since rclpy would drop it."""
         try:
             self.load()
         except Exception as error:
             self._fault = error
-            if not self._autostart:
+            if not self._starting:  # else start raises it
                 known = isinstance(error, UserError)
                 self.get_logger().error(str(error) if known else traceback.format_exc())
             return TransitionCallbackReturn.FAILURE
