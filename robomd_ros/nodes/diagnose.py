@@ -18,6 +18,7 @@ from rclpy.signals import SignalHandlerOptions
 from robomd_ros.action import Diagnose
 from robomd_ros.errors import UserError
 from robomd_ros.msg import RunState
+from robomd_ros.ros.diagnostics import Diagnostics, Health, OK
 from robomd_ros.ros.node import ALIVE, declare
 from tqdm import tqdm
 
@@ -46,6 +47,7 @@ class DiagnoseClient(Node):
         self.create_subscription(
             RunState, 'diagnoser/run_state', lambda state: None, ALIVE,
             event_callbacks=SubscriptionEventCallbacks(liveliness=self._liveliness_changed))
+        self._diagnostics = Diagnostics(self, self._health)
 
     def run(self) -> int:
         """Have the policy diagnosed, write the report and return the exit code."""
@@ -77,6 +79,10 @@ class DiagnoseClient(Node):
         limit = time.monotonic() + seconds
         while not (done() or self._gone or time.monotonic() > limit or stoppable and self.stopped):
             rclpy.spin_once(self, timeout_sec=0.1)
+
+    def _health(self) -> Health:
+        return OK, 'Stopping.' if self.stopped else 'Waiting for the diagnosis.', {
+            'out': self._goal.out}
 
     def _liveliness_changed(self, event: QoSLivelinessChangedInfo) -> None:
         self._gone = event.alive_count == 0
