@@ -355,3 +355,15 @@ def test_the_pages_example_can_be_loaded(load, tmp_path):
     assert len(load(example + addition)) == len(load(example)) + 1
     assert {find_property(p.slot, get_task('lift')).meaning for p in load(example)} == {
         prop.meaning for properties in PROPERTIES.values() for prop in properties.values()}
+
+
+def test_the_digest_is_that_of_the_pictures_too(tmp_path):
+    picture = tmp_path / 'marble.png'
+    picture.write_bytes(b'one')
+    path = tmp_path / 'c.yaml'
+    path.write_text('task: lift\nperturbations:\n  - name: marble\n    slot: table.texture\n'
+                    '    value: marble.png\n    sentence: Make the table marble\n')
+    before = load_catalogue(path)
+    assert before.place('marble') == f'{path}, line 3'
+    picture.write_bytes(b'two')
+    assert load_catalogue(path).digest != before.digest

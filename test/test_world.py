@@ -226,3 +226,53 @@ def test_no_open_gl_is_one_sentence(monkeypatch):
 def test_every_part_of_the_task_has_geoms(world):
     for part in get_task('lift').parts:
         world.reset(change(f'{part}.color', (0.0, 1.0, 1.0)), 0, 0)
+
+
+def both(*changes):
+    return Condition(tuple(
+        Perturbation(f'changed_{slot}', slot, value, 'A change') for slot, value in changes))
+
+
+def test_slots_of_one_part_add_up(world):
+    model = world._model
+    table = model.geom('table_visual').id
+    world.reset(both(('table.color', (1.0, 0.0, 0.0)), ('table.texture', 'red-wood')), 0, 0)
+    assert model.geom_rgba[table].tolist() == [1, 0, 0, 1] and model.geom_matid[table] != -1
+    world.reset(both(('light.brightness', 0.2), ('light.color', (1.0, 0.0, 0.0))), 0, 0)
+    np.testing.assert_allclose(model.light_diffuse[0], [0.2, 0, 0], rtol=1e-6)
+    cube = model.body('cube_main').id
+    for slot in ('cube.mass', 'body:cube_main.mass'):
+        world.reset(both((slot, 1.0), ('cube.size', (0.04, 0.04, 0.04))), 0, 0)
+        assert model.body_mass[cube] == 1.0
+        np.testing.assert_allclose(model.body_inertia[cube], 1 / 3 * 2 * 0.04 ** 2)
+    world.reset(both(('robot.color', (1.0, 0.0, 0.0)), ('gripper.color', (0.0, 1.0, 0.0))), 0, 0)
+    hand, link = (model.geom(name).id for name in ('gripper0_right_hand_visual', 'robot0_g12_vis'))
+    assert model.geom_rgba[hand].tolist() == [0, 1, 0, 1]
+    assert model.geom_rgba[link].tolist() == [1, 0, 0, 1]
+    for texture in ('red-wood', 'metal'):
+        world.reset(both(('cube.texture', 'metal'), ('geom:cube_g0_vis.texture', texture)), 0, 0)
+    world.reset(NOMINAL, 0, 0)
+    assert world.model_digest() == world.info.model_digest
+
+
+def test_a_simulation_that_blows_up_says_so(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    world.reset(NOMINAL, 0, 0)
+    world._data.qvel[0] = 1e12
+    with pytest.raises(RuntimeError, match='unstable'):
+        world.step(np.zeros(7))
+    assert not list(tmp_path.iterdir())
+    world.reset(NOMINAL, 0, 0)
+    world.step(np.zeros(7))
+
+
+def test_a_catalogue_that_the_model_cannot_take_is_refused_with_its_line(world, tmp_path):
+    world.check(CATALOGUE)
+    path = tmp_path / 'c.yaml'
+    path.write_text('task: lift\nperturbations:\n'
+                    '  - {name: red, slot: cube.color, value: [1, 0, 0], sentence: Paint it}\n'
+                    '  - {name: ghost, slot: body:ghost.mass, value: 1, sentence: Weigh it}\n')
+    with pytest.raises(UserError, match=f'{path}, line 4: .*ghost') as refused:
+        world.check(load_catalogue(path))
+    assert '\n' not in str(refused.value)
+    assert world.model_digest() == world.info.model_digest

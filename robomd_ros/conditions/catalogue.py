@@ -27,13 +27,19 @@ class Catalogue:
     """
     The candidate perturbations of one task, in the file's order; the paper's C.
 
-    task: its name. path: of the file, absolute. digest: SHA-256 of the file's bytes, hex.
+    task: its name. path: of the file, absolute. digest: SHA-256 of the file's bytes and of those
+    of the pictures it names, hex. lines: where each perturbation stands in the file, from 1.
     """
 
     task: str
     path: str
     digest: str
     perturbations: tuple[Perturbation, ...]
+    lines: tuple[int, ...] = ()
+
+    def place(self, name: str) -> str:
+        """Return where the perturbation of that name stands: file and line."""
+        return f'{self.path}, line {self.lines[self.names.index(name)]}'
 
     def __len__(self) -> int:
         return len(self.perturbations)
@@ -90,7 +96,7 @@ def load_catalogue(path: str | os.PathLike[str]) -> Catalogue:
     Raises UserError, naming the file and where it can the line, for any fault in the file.
     """
     path = Path(path)
-    data = _read(path)
+    data = _read(path, 'catalogue', 'a YAML file')
     root = _compose(path, data)
     fields = _fields(root, ('task', 'perturbations'))
     task = _task(fields['task'])
@@ -104,21 +110,29 @@ def load_catalogue(path: str | os.PathLike[str]) -> Catalogue:
             _check_distinct(perturbation, entry, other, place)
         perturbations.append((perturbation, entry))
     return Catalogue(task=task.name, path=os.path.abspath(path),
-                     digest=hashlib.sha256(data).hexdigest(),
-                     perturbations=tuple(p for p, _ in perturbations))
+                     digest=_digest(data, [p for p, _ in perturbations]),
+                     perturbations=tuple(p for p, _ in perturbations),
+                     lines=tuple(entry.start_mark.line + 1 for _, entry in perturbations))
 
 
-def _read(path: Path) -> bytes:
+def _digest(data: bytes, perturbations: Iterable[Perturbation]) -> str:
+    digest = hashlib.sha256(data)
+    for perturbation in perturbations:
+        if perturbation.property == 'texture' and os.path.isabs(str(perturbation.value)):
+            digest.update(_read(Path(str(perturbation.value)), 'picture', 'a PNG file'))
+    return digest.hexdigest()
+
+
+def _read(path: Path, what: str, kind: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f'There is no catalogue {path}; give the path of a YAML file.') from None
+        raise UserError(f'There is no {what} {path}; give the path of {kind}.') from None
     except IsADirectoryError:
-        raise UserError(f'The catalogue {path} is a directory; '
-                        'give the path of a YAML file.') from None
+        raise UserError(f'The {what} {path} is a directory; give the path of {kind}.') from None
     except OSError as error:
-        raise UserError(f'The catalogue {path} cannot be read ({error.strerror}); '
-                        'give the path of a YAML file that can.') from None
+        raise UserError(f'The {what} {path} cannot be read ({error.strerror}); '
+                        f'give the path of {kind} that can.') from None
 
 
 def _compose(path: Path, data: bytes) -> yaml.Node:

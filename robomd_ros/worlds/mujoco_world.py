@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 import numpy as np
-from robomd_ros.conditions import Condition
+from robomd_ros.conditions import Catalogue, Condition, NOMINAL
 from robomd_ros.conditions.tasks import get_task
 from robomd_ros.errors import UserError
 from robomd_ros.worlds.pictures import Camera, FIDELITIES, open_camera
@@ -45,6 +45,11 @@ class MujocoWorld:
         import mujoco  # here, since MUJOCO_GL is read when it is imported
 
         self._mujoco = mujoco
+        # They are looked at in step; by itself MuJoCo writes a file into the user's folder.
+        warnings = mujoco.mjtWarning
+        self._unstable = (warnings.mjWARN_BADQPOS, warnings.mjWARN_BADQVEL,
+                          warnings.mjWARN_BADQACC)
+        mujoco.set_mju_user_warning(lambda message: None)
         self._environment = make_environment(self._task, fidelity)
         self._model = self._environment.sim.model._model
         self._data = self._environment.sim.data._data
@@ -63,6 +68,15 @@ class MujocoWorld:
         buffer = np.empty(self._mujoco.mj_sizeModel(self._model), np.uint8)
         self._mujoco.mj_saveModel(self._model, None, buffer)
         return hashlib.sha256(buffer.tobytes()).hexdigest()
+
+    def check(self, catalogue: Catalogue) -> None:
+        """Raise UserError, naming file and line, for a perturbation that cannot be set here."""
+        for perturbation in catalogue:
+            try:
+                self._scene.apply(Condition((perturbation,)))
+            except UserError as error:
+                raise UserError(f'{catalogue.place(perturbation.name)}: {error}') from None
+        self._scene.apply(NOMINAL)
 
     def reset(self, condition: Condition, seed: int, trial: int) -> Observation:
         """
@@ -97,6 +111,8 @@ class MujocoWorld:
         """
         self._stepper.step(np.asarray(action, float))
         self._steps += 1
+        if any(self._data.warning[kind].number for kind in self._unstable):
+            raise RuntimeError('the simulation became unstable')
         return self._observe()
 
     def outcome(self) -> Outcome | None:

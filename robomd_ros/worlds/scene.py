@@ -15,6 +15,9 @@ from scipy.spatial.transform import Rotation
 
 # Where a light that is moved points to: the middle of the table, m, world frame.
 LIT_POINT = np.array([0.0, 0.0, 0.8])
+# Properties that build on each other: a texture is tinted by a colour, brightness dims a coloured
+# light, and a mass that is set outdoes what follows from the size.
+_ORDER = ('color', 'texture', 'brightness', 'size', 'mass')
 # Never edited, and most of a model's bytes.
 _FIXED = ('mesh', 'tex_data', 'hfield', 'skin', 'name', 'paths', 'text', 'numeric', 'tuple')
 
@@ -37,6 +40,7 @@ class SceneEditor:
                          for array in arrays if isinstance(array, np.ndarray)]
         self._headlight = {name: getattr(model.vis.headlight, name).copy()
                            for name in ('ambient', 'diffuse')}
+        self._nominal_materials = model.geom_matid.copy()
         self._statistics = {name: np.copy(getattr(model.stat, name)) for name in (
             'center', 'extent', 'meaninertia', 'meanmass', 'meansize')}
         self._pixels: dict[int, np.ndarray] = {}  # texture -> its nominal pixels, once edited
@@ -50,9 +54,7 @@ class SceneEditor:
         """
         self._restore()
         try:
-            # The larger part first: a robot painted red with a green gripper
-            # keeps its green gripper.
-            for perturbation in sorted(condition.perturbations, key=self._breadth, reverse=True):
+            for perturbation in sorted(condition.perturbations, key=self._turn):
                 self._edit(perturbation)
         except UserError:
             self._restore()
@@ -78,6 +80,8 @@ class SceneEditor:
         part, value = perturbation.part, perturbation.value
         edits: dict[str, Callable[[Any], None]]
         if part == 'light':
+            if perturbation.property == 'position' and np.array_equal(value, LIT_POINT):
+                raise self._refusal(perturbation, 'the light points there; move it elsewhere')
             edits = {'color': self._light_color, 'position': self._light_position,
                      'brightness': self._light_brightness}
             edits[perturbation.property](value)
@@ -93,8 +97,15 @@ class SceneEditor:
 
     # What a part is made of
 
-    def _breadth(self, perturbation: Perturbation) -> int:
-        return len(self._geoms(perturbation)) if perturbation.part in self._task.parts else 0
+    def _turn(self, perturbation: Perturbation) -> tuple[int, int]:
+        """
+        Return when the perturbation is applied among others, so that they add up.
+
+        The larger part comes first: a red robot with a green gripper keeps its green gripper.
+        """
+        named = perturbation.part in self._task.parts
+        return (_ORDER.index(perturbation.property) if perturbation.property in _ORDER else -1,
+                -len(self._geoms(perturbation)) if named else 0)
 
     def _geoms(self, perturbation: Perturbation) -> np.ndarray:
         """Return the ids of the part's geoms."""
@@ -178,8 +189,10 @@ class SceneEditor:
             raise self._refusal(
                 perturbation,
                 f'{perturbation.part} has no mass of its own; name a body, body:NAME')
-        self._weigh(self._find(perturbation, 'body', name),
-                    float(perturbation.value))  # type: ignore[arg-type]
+        body = self._find(perturbation, 'body', name)
+        if not self._model.body_mass[body]:
+            raise self._refusal(perturbation, f'the body {name} has no mass; name one that has')
+        self._weigh(body, float(perturbation.value))  # type: ignore[arg-type]
 
     def _weigh(self, body: int, mass: float, box: np.ndarray | None = None) -> None:
         """
@@ -200,7 +213,8 @@ class SceneEditor:
         import robosuite
 
         model = self._model
-        materials = set(model.geom_matid[geoms].tolist()) - {-1}
+        nominal = self._nominal_materials[geoms]
+        materials = set(nominal.tolist()) - {-1}
         textures = {texture for material in materials
                     for texture in model.mat_texid[material].tolist()} - {-1}
         if not textures:
@@ -211,9 +225,10 @@ class SceneEditor:
         image = cv2.imread(path, cv2.IMREAD_COLOR) if os.path.isfile(path) else None
         if image is None:
             raise self._refusal(perturbation, f'no picture can be read from {path}')
+        model.geom_matid[geoms] = nominal  # a colour of the part tints the texture
         for texture in textures:
             pixels = self._texture_pixels(texture)
-            self._pixels[texture] = pixels.copy()
+            self._pixels.setdefault(texture, pixels.copy())
             height, width, channels = pixels.shape
             if channels != 3:
                 raise self._refusal(
