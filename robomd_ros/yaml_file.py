@@ -24,18 +24,16 @@ def read_yaml(path: Path, what: str) -> yaml.Node:
     except OSError as error:
         raise UserError(f'{path} cannot be read ({error.strerror}); '
                         f'{what} must be a YAML file.') from None
-    root = _compose(path, data)
-    if root is None:
-        raise UserError(f'{path}, line 1: {what} is empty.')
-    return root
+    return parse_yaml(path, data, what)
 
 
-def _compose(path: Path, data: bytes) -> yaml.Node | None:
+def parse_yaml(path: Path, data: bytes, what: str) -> yaml.Node:
+    """Do as read_yaml does with the bytes of the file."""
     try:
         text = data.decode()
         loader = yaml.SafeLoader(text)
         loader.name = str(path)
-        return loader.get_single_node()
+        root = loader.get_single_node()
     except UnicodeDecodeError as error:
         line = data.count(b'\n', 0, error.start) + 1
         raise UserError(f'{path}, line {line}: not UTF-8 text; save it as UTF-8.') from None
@@ -50,6 +48,9 @@ def _compose(path: Path, data: bytes) -> yaml.Node | None:
         raise UserError(f'{path}, line {line}: not YAML: {why}.') from None
     except RecursionError:
         raise UserError(f'{path}, line 1: nested too deeply.') from None
+    if root is None:
+        raise UserError(f'{path}, line 1: {what} is empty.')
+    return root
 
 
 def place(node: yaml.Node) -> str:
@@ -88,7 +89,9 @@ def mapping(node: yaml.Node, clause: str) -> dict[str, yaml.Node]:
         if not isinstance(key, str):
             raise fault(key_node, f'the key {reprlib.repr(key)} must be a text')
         if key in found:
-            raise fault(key_node, f'the key {key!r} is there twice; remove one of the two')
+            line = found[key].start_mark.line + 1
+            raise fault(key_node, f'the key {key!r} is on line {line} already; '
+                                  'remove one of the two')
         found[key] = value_node
     return found
 
@@ -101,4 +104,4 @@ def plain(node: yaml.Node) -> object:
             TypeError, ValueError):
         # PyYAML lets the likes of `!!int x` and the date 2026-99-99 raise whatever they raise.
         raise fault(node, 'YAML cannot make a value of this; '
-                          'write a text, a number or a list') from None
+                          'write a text, a number or a list of numbers') from None

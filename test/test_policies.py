@@ -273,7 +273,7 @@ def test_torch_files_that_are_not_torchscript(tmp_path):
     ('size: 7', 'low: 0', 6, "'size' is missing"),
     ('size: 7\n', 'size: 7\nfidelity: best\n', 7, "'best'"),
     ('size: 7\n', 'size: 7\nsize: 7\n', 7, "unknown key 'size'"),
-    ('size: 7\n', 'size: 7\naction: {size: 7}\n', 7, 'twice'),
+    ('size: 7\n', 'size: 7\naction: {size: 7}\n', 7, 'already'),
     ('size: 7\n', 'size: 7\nimage_normalization: {mean: 0}\n', 7, "'std' is missing"),
     ('size: 7\n', 'size: 7\nimage_normalization: {mean: 0, std: 0}\n', 7, 'greater than 0'),
     (SIDECAR, '', 1, 'empty'),

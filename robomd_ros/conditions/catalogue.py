@@ -14,9 +14,8 @@ from robomd_ros.conditions.model import Condition, Perturbation, Value
 from robomd_ros.conditions.slots import find_property
 from robomd_ros.conditions.tasks import get_task, Task
 from robomd_ros.errors import UserError
+from robomd_ros.yaml_file import fault, fields, parse_yaml, plain
 import yaml
-from yaml.constructor import SafeConstructor
-from yaml.reader import ReaderError
 
 _NAME = re.compile('[a-z][a-z0-9_]*')
 _MAX_SENTENCE = 200  # characters; CLIP's text encoder reads no more than 77 tokens
@@ -97,12 +96,11 @@ def load_catalogue(path: str | os.PathLike[str]) -> Catalogue:
     """
     path = Path(path)
     data = _read(path, 'catalogue', 'a YAML file')
-    root = _compose(path, data)
-    fields = _fields(root, ('task', 'perturbations'))
-    task = _task(fields['task'])
-    entries = fields['perturbations']
+    top = fields(parse_yaml(path, data, 'the catalogue'), ('task', 'perturbations'))
+    task = _task(top['task'])
+    entries = top['perturbations']
     if not isinstance(entries, yaml.SequenceNode) or not entries.value:
-        raise _fault(entries, "'perturbations' must be a list of one perturbation or more")
+        raise fault(entries, "'perturbations' must be a list of one perturbation or more")
     perturbations: list[tuple[Perturbation, yaml.Node]] = []
     for entry in entries.value:
         perturbation = _perturbation(entry, task, path.parent)
@@ -135,125 +133,60 @@ def _read(path: Path, what: str, kind: str) -> bytes:
                         f'give the path of {kind} that can.') from None
 
 
-def _compose(path: Path, data: bytes) -> yaml.Node:
-    """Return the file's top node; every node's start_mark says where in the file it stands."""
-    try:
-        text = data.decode()
-        loader = yaml.SafeLoader(text)
-        loader.name = str(path)
-        root = loader.get_single_node()
-    except UnicodeDecodeError as error:
-        line = data.count(b'\n', 0, error.start) + 1
-        raise UserError(f'{path}, line {line}: not UTF-8 text; save it as UTF-8.') from None
-    except ReaderError as error:
-        line = text.count('\n', 0, error.position) + 1
-        raise UserError(f'{path}, line {line}: not YAML: it holds the character '
-                        f'{chr(error.character)!r}; remove it.') from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        why = ', '.join(' '.join(part.split()) for part in (error.context, error.problem) if part)
-        line = mark.line + 1 if mark else 1
-        raise UserError(f'{path}, line {line}: not YAML: {why}.') from None
-    except RecursionError:
-        raise UserError(f'{path}, line 1: not a catalogue: nested too deeply.') from None
-    if root is None:
-        raise UserError(f'{path}, line 1: the catalogue is empty; '
-                        "it needs the keys 'task' and 'perturbations'.")
-    return root
-
-
-def _fault(node: yaml.Node, clause: str) -> UserError:
-    mark = node.start_mark
-    return UserError(f'{mark.name}, line {mark.line + 1}: {clause}.')
-
-
-def _fields(node: yaml.Node, keys: tuple[str, ...]) -> dict[str, yaml.Node]:
-    """Return key -> value node of a mapping that must have exactly these keys."""
-    wanted = ', '.join(keys)
-    if not isinstance(node, yaml.MappingNode):
-        raise _fault(node, f'there must be a mapping with the keys {wanted} here')
-    fields: dict[str, yaml.Node] = {}
-    lines: dict[str, int] = {}
-    for key_node, value_node in node.value:
-        key = _plain(key_node)
-        if key not in keys:
-            raise _fault(key_node, f'unknown key {reprlib.repr(key)}; the keys are {wanted}')
-        if key in fields:
-            raise _fault(key_node, f'the key {key!r} is on line {lines[key]} already; '
-                                   'remove one of the two')
-        fields[key] = value_node
-        lines[key] = key_node.start_mark.line + 1
-    for key in keys:
-        if key not in fields:
-            raise _fault(node, f'the key {key!r} is missing; the keys are {wanted}')
-    return fields
-
-
-def _plain(node: yaml.Node) -> object:
-    """Return what the node stands for in YAML: text, a number, a list, ..."""
-    try:
-        return SafeConstructor().construct_document(node)
-    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError,
-            TypeError, ValueError):
-        # PyYAML lets the likes of `!!int x` and the date 2026-99-99 raise whatever they raise.
-        raise _fault(node, 'YAML cannot make a value of this; write a text, a number or a list of '
-                           'numbers') from None
-
-
 def _task(node: yaml.Node) -> Task:
-    name = _plain(node)
+    name = plain(node)
     if not isinstance(name, str):
-        raise _fault(node, f"'task' must be the name of a task, not {reprlib.repr(name)}")
+        raise fault(node, f"'task' must be the name of a task, not {reprlib.repr(name)}")
     try:
         return get_task(name)
     except UserError as error:
         clause = str(error).rstrip('.')
-        raise _fault(node, clause[0].lower() + clause[1:]) from None
+        raise fault(node, clause[0].lower() + clause[1:]) from None
 
 
 def _perturbation(entry: yaml.Node, task: Task, directory: Path) -> Perturbation:
-    fields = _fields(entry, ('name', 'slot', 'value', 'sentence'))
-    name = _plain(fields['name'])
+    found = fields(entry, ('name', 'slot', 'value', 'sentence'))
+    name = plain(found['name'])
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise _fault(fields['name'], f'the name {reprlib.repr(name)} must be lower-case letters, '
+        raise fault(found['name'], f'the name {reprlib.repr(name)} must be lower-case letters, '
                                      'digits and underscores and begin with a letter')
     if name == 'nominal':
-        raise _fault(fields['name'], "the name 'nominal' is the unchanged scene's; choose another")
-    slot = _plain(fields['slot'])
+        raise fault(found['name'], "the name 'nominal' is the unchanged scene's; choose another")
+    slot = plain(found['slot'])
     if not isinstance(slot, str):
-        raise _fault(fields['slot'], "'slot' must be part.property, for example cube.color, "
+        raise fault(found['slot'], "'slot' must be part.property, for example cube.color, "
                                      f'not {reprlib.repr(slot)}')
-    value = _value(slot, fields, task, directory)
-    return Perturbation(name, slot, value, _sentence(fields['sentence']))
+    value = _value(slot, found, task, directory)
+    return Perturbation(name, slot, value, _sentence(found['sentence']))
 
 
-def _value(slot: str, fields: dict[str, yaml.Node], task: Task, directory: Path) -> Value:
-    node = fields['value']
+def _value(slot: str, found: dict[str, yaml.Node], task: Task, directory: Path) -> Value:
+    node = found['value']
     try:
         prop = find_property(slot, task)
     except ValueError as error:
-        raise _fault(fields['slot'], str(error)) from None
-    plain = _plain(node)
+        raise fault(found['slot'], str(error)) from None
+    given = plain(node)
     try:
-        value = prop.read(plain)
+        value = prop.read(given)
     except ValueError as error:
-        raise _fault(node, f'the value of {slot} {error}') from None
+        raise fault(node, f'the value of {slot} {error}') from None
     if isinstance(value, str) and ('/' in value or value.lower().endswith('.png')):
         file = directory / value
         if not os.path.isfile(file):  # Path.is_file raises for names too long
-            raise _fault(node, f'there is no file {file} for {slot}; '
+            raise fault(node, f'there is no file {file} for {slot}; '
                                "give a PNG file or the name of one of robosuite's textures")
         return str(file.resolve())
     return value
 
 
 def _sentence(node: yaml.Node) -> str:
-    sentence = _plain(node)
+    sentence = plain(node)
     if isinstance(sentence, str):
         sentence = ' '.join(sentence.split())
         if 0 < len(sentence) <= _MAX_SENTENCE and sentence.isprintable():
             return sentence
-    raise _fault(node, f"'sentence' must be a text of 1 to {_MAX_SENTENCE} characters that says "
+    raise fault(node, f"'sentence' must be a text of 1 to {_MAX_SENTENCE} characters that says "
                        'the change in English')
 
 
@@ -261,8 +194,8 @@ def _check_distinct(
         new: Perturbation, entry: yaml.Node, old: Perturbation, place: yaml.Node) -> None:
     line = place.start_mark.line + 1
     if new.name == old.name:
-        raise _fault(entry, f'the name {new.name!r} is taken by the perturbation on line {line}; '
+        raise fault(entry, f'the name {new.name!r} is taken by the perturbation on line {line}; '
                             'give each its own')
     if (new.slot, new.value) == (old.slot, old.value):
-        raise _fault(entry, f'{new.name!r} sets {new.slot} to the same value as {old.name!r} on '
+        raise fault(entry, f'{new.name!r} sets {new.slot} to the same value as {old.name!r} on '
                             f'line {line}; remove one of the two')
