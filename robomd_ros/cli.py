@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import json
 from pathlib import Path
 import shlex
+import signal
 import sys
 import time
 
@@ -20,8 +21,8 @@ from robomd_ros.graph import ARGUMENTS, read_arguments, Value
 from robomd_ros.policies.protocol import Policy
 from robomd_ros.rollouts import PolicyUnusable, RunnerError
 
-_IN_PROCESS = ('task', 'policy', 'searcher', 'rollouts', 'seed', 'out', 'catalogue', 'horizon',
-               'fidelity')
+_IN_PROCESS = ('task', 'policy', 'searcher', 'rollouts', 'seed', 'reward', 'max_perturbations',
+               'out', 'catalogue', 'horizon', 'fidelity')
 _POLICY_HELP = ('builtin:NAME, visuomotor:PATH, robomimic:PATH, torchscript:PATH or '
                 'python:MODULE:FACTORY (docs/policies.md)')
 
@@ -30,19 +31,64 @@ def main(words: list[str] | None = None) -> int:
     """
     Run the command and return its exit code.
 
-    It is 0, 2 for what the user gave wrong, 1 for all else.
+    It is 0, 2 for what the user gave wrong, 128 + n after signal n, 1 for all else.
     """
     arguments = _parser().parse_args(words)
     arguments.command_line = shlex.join(['robomd', *(sys.argv[1:] if words is None else words)])
-    try:
-        return int(arguments.run(arguments))
-    except (UserError, RunnerError) as error:
-        print(f'robomd: {error}', file=sys.stderr)
-        return 2 if isinstance(error, UserError | PolicyUnusable) else 1
-    except KeyboardInterrupt:
-        print('\nrobomd: stopped; what was measured is kept, and the same command goes on from '
-              'here.', file=sys.stderr)
-        return 130
+    with _Stop() as stop:
+        arguments.stop = stop
+        try:
+            code = int(arguments.run(arguments))
+        except (UserError, RunnerError) as error:
+            code = 2 if isinstance(error, UserError | PolicyUnusable) else 1
+            if not stop.wanted():
+                print(f'robomd: {error}', file=sys.stderr)
+        except BaseException:  # a KeyboardInterrupt, or what other packages make of it
+            if not stop.wanted():
+                raise
+    if not stop.wanted():
+        return code
+    kept = arguments.run in (_diagnose, _up)
+    print('\nrobomd: stopped' + kept * '; what was measured is kept, and the same command goes on '
+          'from here' + '.', file=sys.stderr)
+    return 128 + stop.signal
+
+
+class _Stop:
+    """
+    Takes SIGINT and SIGTERM as a wish to stop, until its context is left.
+
+    Both raise KeyboardInterrupt, but not once gentle is set, which is for what asks wanted itself:
+    an exception that comes anywhere, even within compiled code, would look like the policy's or
+    the world's own. A second signal then kills, for a policy that does not return; the ledger
+    stands that.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.gentle = False
+
+    def wanted(self) -> bool:
+        """Return whether a signal has come."""
+        return self.signal != 0
+
+    def __enter__(self) -> '_Stop':
+        """Take the signals."""
+        self._before = {number: signal.signal(number, self._take)
+                        for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave them to whom they were left before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number: int, frame: object) -> None:
+        self.signal = number
+        if not self.gentle:
+            raise KeyboardInterrupt
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -156,13 +202,17 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     settings = Settings(
         task=str(values['task']), policy=str(values['policy']), catalogue=catalogue.path,
         searcher=str(values['searcher']), rollouts=int(values['rollouts']),
-        seed=int(values['seed']), out=Path(str(values['out'])))
+        seed=int(values['seed']), out=Path(str(values['out'])), reward=str(values['reward']),
+        max_perturbations=int(values['max_perturbations']))
     check_settings(settings)
     _one_thread()
     policy = load_policy(settings.policy, settings.task)
+    arguments.stop.gentle = True
     world = MujocoWorld(settings.task, policy.needs, str(values['fidelity']) or None,
                         int(values['horizon']) or None)
+    world.check(catalogue)
     bar: tqdm | None = None
+    wanted = arguments.stop.wanted
 
     def show(progress: Progress) -> None:
         nonlocal bar
@@ -173,12 +223,15 @@ def _diagnose(arguments: argparse.Namespace) -> int:
         bar.set_postfix(failures=progress.failures, invalid=progress.invalid)
 
     try:
-        diagnose(settings, catalogue, LocalRunner(world, policy), world.info, policy.digest,
-                 versions(), arguments.command_line, show, lambda: False)
+        diagnose(settings, catalogue, LocalRunner(world, policy, wanted), world.info,
+                 policy.digest, versions(), arguments.command_line, show, wanted)
     finally:
         if bar is not None:
             bar.close()
         world.close()
+    arguments.stop.gentle = False
+    if wanted():
+        return 1
     if bar is None:
         print(f'All {settings.rollouts} rollouts are there already; '
               'ask for more, or name another --out to begin anew.')
@@ -201,33 +254,41 @@ def _train(arguments: argparse.Namespace) -> int:
 
     if arguments.out.suffix != '.safetensors':
         raise UserError(f'--out must end in .safetensors, and {arguments.out} does not.')
-    _check_trials(arguments)
+    _check_numbers(arguments)
+    _check_writable(arguments.out, arguments.out.with_suffix('.json'))
     _one_thread()
     began = time.monotonic()
     policy, about = train(arguments.task, Recipe(), arguments.seed)
     about |= {'command': arguments.command_line, 'versions': versions()}
-    _write_policy(policy.save, arguments.out, about)
+    policy.save(arguments.out, about)
     measured = _measure(f'visuomotor policy {arguments.out}', policy, arguments, ())
-    _write_policy(policy.save, arguments.out, about | {'evaluation': measured})
+    policy.save(arguments.out, about | {'evaluation': measured})
     print(f'{arguments.out} is made, in {(time.monotonic() - began) / 60:.1f} minutes; '
           f'diagnose it: robomd diagnose --task {arguments.task} '
           f'--policy visuomotor:{arguments.out}')
     return 0
 
 
-def _write_policy(save: Callable[[Path, dict[str, object]], None], path: Path,
-                  about: dict[str, object]) -> None:
-    try:
-        save(path, about)
-    except OSError as error:
-        raise UserError(
-            f'{path} cannot be written ({error.strerror}); name another --out.') from error
+def _check_writable(*files: Path) -> None:
+    """Raise UserError unless the files can be written; make their folders."""
+    for file in files:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            new = not file.exists()
+            file.open('ab').close()
+            if new:
+                file.unlink()
+        except OSError as error:
+            raise UserError(
+                f'{file} cannot be written ({error.strerror}); name another --out.') from None
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from robomd_ros.policies import load_policy
 
-    _check_trials(arguments)
+    _check_numbers(arguments)
+    if arguments.out:
+        _check_writable(arguments.out)
     catalogue = _catalogue(arguments.task, arguments.catalogue)
     catalogue.condition(arguments.condition)
     _one_thread()
@@ -236,43 +297,60 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.out:
         from robomd_ros.rollouts import versions
         measured |= {'command': arguments.command_line, 'versions': versions()}
-        arguments.out.write_text(json.dumps(measured, indent=2) + '\n')
+        text = json.dumps(measured, indent=2) + '\n'
+        try:
+            arguments.out.write_text(text)
+        except OSError as error:
+            raise UserError(f'{arguments.out} cannot be written ({error.strerror}); name another '
+                            '--out.') from None
     return 0
 
 
-def _check_trials(arguments: argparse.Namespace) -> None:
-    for name, low in (('trials', 1), ('seed', 0)):
-        if getattr(arguments, name) < low:
-            raise UserError(f'--{name} must be at least {low}, not {getattr(arguments, name)}.')
+def _check_numbers(arguments: argparse.Namespace) -> None:
+    for name, low in (('trials', 1), ('seed', 0), ('horizon', 0)):
+        number = getattr(arguments, name, low)
+        if not low <= number < 2**31:
+            raise UserError(f'--{name} must be from {low} to {2**31 - 1}, not {number}.')
 
 
 def _measure(name: str, policy: Policy, arguments: argparse.Namespace, condition: Sequence[str],
              catalogue: Catalogue | None = None) -> dict[str, object]:
     """Run the policy under the condition, print and return its success rate with its interval."""
     from robomd_ros.diagnosis.statistics import wilson
-    from robomd_ros.rollouts import LocalRunner, RolloutRequest
+    from robomd_ros.rollouts import LocalRunner, RolloutCanceled, RolloutRequest
     from robomd_ros.worlds.mujoco_world import MujocoWorld
     from tqdm import tqdm
 
     wanted = catalogue.condition(condition) if catalogue else NOMINAL
+    arguments.stop.gentle = True
     world = MujocoWorld(arguments.task, policy.needs, getattr(arguments, 'fidelity', '') or None,
                         getattr(arguments, 'horizon', 0) or None)
     requests = [RolloutRequest(str(trial), wanted, arguments.seed, trial)
                 for trial in range(arguments.trials)]
     results = []
-    with tqdm(LocalRunner(world, policy).run(requests), desc=f'evaluating, {wanted.label}',
-              total=len(requests), unit='rollout') as bar:
-        for result in bar:
-            results.append(result)
-            bar.set_postfix(success=sum(r.outcome.verdict == 'success' for r in results))
-    world.close()
+    running = LocalRunner(world, policy, arguments.stop.wanted).run(requests)
+    try:
+        with tqdm(running, desc=f'evaluating, {wanted.label}', total=len(requests),
+                  unit='rollout') as bar:
+            for result in bar:
+                results.append(result)
+                bar.set_postfix(success=sum(r.outcome.verdict == 'success' for r in results))
+    finally:
+        world.close()
+    arguments.stop.gentle = False
+    if arguments.stop.wanted():
+        raise RolloutCanceled('The last rollout had just ended.')
     valid = [result for result in results if result.outcome.verdict != 'invalid']
+    reasons = Counter(r.outcome.reason for r in results if r.outcome.verdict == 'invalid')
+    if not valid:
+        told = ', '.join(f'{number} for {reason}' for reason, number in reasons.items())
+        raise RunnerError(f'{name}, {wanted.label}: no rollout was valid ({told}), so there is no '
+                          'success rate.')
     successes = sum(result.outcome.verdict == 'success' for result in valid)
     low, high = wilson(successes, len(valid))
     print(f'{name}, {wanted.label}: {successes} of {len(valid)} rollouts succeeded, '
-          f'{100 * successes / max(len(valid), 1):.1f}% '
+          f'{100 * successes / len(valid):.1f}% '
           f'(95% Wilson interval {100 * low:.1f} to {100 * high:.1f}%)')
-    reasons = Counter(r.outcome.reason for r in results if r.outcome.verdict == 'invalid')
     for reason, number in reasons.items():
         print(f'  {number} invalid: {reason}')
     return {

@@ -5,6 +5,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 import os
+import re
 
 from robomd_ros.conditions import load_catalogue
 from robomd_ros.conditions.catalogue import default_catalogue
@@ -19,8 +20,8 @@ class Argument:
     """
     Something the user chooses.
 
-    default: its type is that of every value. choices: all there are, if there are few. low: the
-    least number.
+    default: its type is that of every value. choices: all there are, if there are few. low, high:
+    the least and the greatest number.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Argument:
     description: str
     choices: tuple[str, ...] = ()
     low: int = 0
+    high: int = 2**31 - 1
 
     @property
     def default_text(self) -> str:
@@ -42,10 +44,10 @@ class Argument:
                 return text.lower() == 'true'
             raise UserError(f'{self.name} must be true or false, not {text!r}.')
         if isinstance(self.default, int):
-            if text.removeprefix('-').isdecimal() and self.low <= int(text) < 2**31:
+            if re.fullmatch(r'-?\d{1,10}', text) and self.low <= int(text) <= self.high:
                 return int(text)
-            raise UserError(
-                f'{self.name} must be a whole number, at least {self.low}, not {text!r}.')
+            raise UserError(f'{self.name} must be a whole number from {self.low} to {self.high}, '
+                            f'not {text!r}.')
         if self.choices and text not in self.choices:
             known = ', '.join(choice or "''" for choice in self.choices)
             raise UserError(f'Unknown {self.name} {text!r}; choose one of {known}.')
@@ -54,14 +56,21 @@ class Argument:
 
 ARGUMENTS = (
     Argument('task', 'lift', 'what the robot is to do', tuple(TASKS)),
-    Argument('policy', 'builtin:lift', 'the policy under test: builtin:NAME, robomimic:PATH, '
-             'torchscript:PATH or python:MODULE:FACTORY'),
+    Argument('policy', 'builtin:lift', 'the policy under test: builtin:NAME, visuomotor:PATH, '
+             'robomimic:PATH, torchscript:PATH or python:MODULE:FACTORY'),
     Argument('searcher', 'ppo', 'who chooses the conditions: ppo searches for failures, sweep '
              'tries every perturbation equally often', ('ppo', 'sweep')),
     Argument('rollouts', 500, 'how many rollouts to run, those of the nominal scene included',
              low=1),
     Argument('seed', 0, 'of the search and of the initial states'),
-    Argument('executors', 2, 'how many policy executors run rollouts in parallel', low=1),
+    Argument('reward', 'paper', 'what a success in time t, as a share of the horizon, is worth to '
+             'ppo: paper, -0.5 t; flat, -0.5; eq1_direction, -0.5 / t; sweep ignores it',
+             ('paper', 'flat', 'eq1_direction')),
+    Argument('max_perturbations', 5, 'after how many perturbations on top of each other ppo '
+             'returns to the nominal scene; sweep ignores it', low=1, high=20),
+    # A ROS domain has ports for 120 processes.
+    Argument('executors', 2, 'how many policy executors run rollouts in parallel', low=1,
+             high=100),
     Argument('out', 'diagnosis', 'folder for the results; the same command again goes on with '
              'what is there'),
     Argument('catalogue', '', "the perturbations, a YAML file; empty for the task's own"),
@@ -144,7 +153,7 @@ def describe(values: Mapping[str, Value]) -> list[Process]:
         # One camera and one robot have the names that tools look for; the others have their own.
         topics = ('camera/image_raw', 'joint_states') if index else ()
         processes.append(Process(
-            'policy_executor', name, chosen('task', 'policy', 'fidelity', 'horizon'),
+            'policy_executor', name, chosen('task', 'policy', 'fidelity', 'horizon', 'catalogue'),
             tuple((topic, f'{name}/{topic}') for topic in topics)))
     if values['rviz']:
         processes.append(Process('rviz2', 'rviz2', package='rviz2', optional=True,
@@ -153,5 +162,6 @@ def describe(values: Mapping[str, Value]) -> list[Process]:
         processes.append(Process('rqt', 'rqt', package='rqt_gui', optional=True, arguments=(
             '--perspective-file', '{share}/config/diagnose.perspective')))
     processes.append(Process(
-        CLIENT, CLIENT, chosen('task', 'catalogue', 'searcher', 'rollouts', 'seed', 'out')))
+        CLIENT, CLIENT, chosen('task', 'catalogue', 'searcher', 'rollouts', 'seed', 'reward',
+                               'max_perturbations', 'out')))
     return processes

@@ -5,7 +5,6 @@
 from collections.abc import Mapping
 import ctypes
 import functools
-import glob
 import json
 import os
 import random
@@ -22,6 +21,7 @@ from ament_index_python.packages import (
 )
 from robomd_ros.errors import UserError
 from robomd_ros.graph import CLIENT, describe, Process, read_arguments
+from robomd_ros.shared_memory import FOLDER, port_file, remove_dead
 
 # Shared memory alone: pictures of any size fit, and nothing leaves the machine.
 _TRANSPORTS = 'SHM?max_msg_size=1MB&sockets_size=2MB'
@@ -42,6 +42,7 @@ def run(arguments: Mapping[str, object]) -> int:
     """
     processes = describe(read_arguments(arguments))
     commands = [_command(process) for process in processes]
+    remove_dead()  # a graph takes 26 MB, of which a kill leaves all; containers have 64 MB
     environment = _environment()
     starter = _Starter()
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -93,8 +94,7 @@ def _environment() -> dict[str, str]:
 def _unused_domain() -> int:
     """Return a ROS domain in which nobody on this machine uses shared memory, if there is one."""
     domains = range(1, 102)  # the ones that ROS 2 says are safe on Linux
-    free = [domain for domain in domains
-            if not glob.glob(f'/dev/shm/fastrtps_port{7400 + 250 * domain}*')]
+    free = [domain for domain in domains if not (FOLDER / port_file(domain)).exists()]
     return random.choice(free or domains)
 
 
@@ -187,6 +187,7 @@ class _Starter:
              (signal.SIGKILL, _PATIENCE))
         for thread in self._threads:
             thread.join(1.0)
+        remove_dead()  # what those that had to be killed leave
 
 
 def _end(children: list[_Child], *steps: tuple[signal.Signals, float]) -> None:

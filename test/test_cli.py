@@ -2,14 +2,20 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The command line: what it does, and one sentence with exit code 2 for what it cannot use."""
 
+from contextlib import closing
 import json
 import os
 from pathlib import Path
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
 
 import pytest
 from robomd_ros.cli import main
+from robomd_ros.errors import UserError
+from robomd_ros.policies import load_policy
 
 POLICY = Path(__file__).with_name('cli_policies.py')
 
@@ -51,13 +57,14 @@ def test_a_malformed_catalogue_is_named_with_its_line(capsys, tmp_path):
     assert f'{path}, line 4' in refused(capsys, 'diagnose', '--catalogue', path, '--out', tmp_path)
 
 
-def test_a_part_that_the_model_lacks_ends_the_run_in_one_sentence(capfd, tmp_path):
+def test_a_part_that_the_model_lacks_is_refused_before_anything_is_run(capfd, tmp_path):
     path = tmp_path / 'c.yaml'
     path.write_text('task: lift\nperturbations:\n  - name: ghost\n    slot: body:ghost.color\n'
                     '    value: [1, 0, 0]\n    sentence: Paint the ghost\n')
     assert main(['diagnose', '--catalogue', str(path), '--searcher', 'sweep', '--rollouts', '2',
                  '--horizon', '5', '--out', str(tmp_path / 'out')]) == 2
-    assert 'ghost' in capfd.readouterr().err.strip().splitlines()[-1]
+    assert f'{path}, line 3: ' in capfd.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / 'out' / 'ledger.sqlite').exists()
 
 
 def test_diagnose_writes_map_and_report_and_goes_on_from_there(capfd, tmp_path):
@@ -128,7 +135,91 @@ def test_evaluate_says_rate_and_interval(capsys, tmp_path):
     assert json.loads(path.read_text())['condition'] == ['red_table']
 
 
+def test_evaluate_without_a_valid_rollout_has_no_rate(capsys):
+    assert main(['policy', 'evaluate', '--trials', '2', '--horizon', '6', '--policy',
+                 f'python:{POLICY}:nan_from_the_third_step']) == 1
+    out, err = capsys.readouterr()
+    assert not out and err.strip().splitlines()[-1].endswith(
+        'no rollout was valid (2 for policy_returned_nan), so there is no success rate.')
+
+
+@pytest.mark.parametrize('command', ['evaluate', 'train'])
+def test_out_that_cannot_be_written_is_refused_at_once(capsys, tmp_path, command):
+    folder = tmp_path / 'folder.safetensors'
+    folder.mkdir()
+    for out in (folder, Path('/proc/nothing.safetensors'), folder / 'new' / 'x.safetensors'):
+        (folder / 'new').touch()
+        words = ['policy', command, '--trials', '1', '--out', out]
+        assert '--out' in refused(capsys, *words) and not (folder / 'new').is_dir()
+    (tmp_path / 'half.json').mkdir()
+    if command == 'train':
+        assert 'half.json' in refused(
+            capsys, 'policy', 'train', '--out', tmp_path / 'half.safetensors')
+        assert not (tmp_path / 'half.safetensors').exists()
+
+
+def test_policy_that_cannot_be_saved_is_one_sentence(tmp_path):
+    policy = load_policy('builtin:lift', 'lift')
+    with pytest.raises(UserError, match='cannot be written .*irectory'):
+        policy.save(tmp_path, {})
+
+
+def started(*words):
+    """Start the command; it is at its rollouts once it has shown its bar."""
+    process = subprocess.Popen([sys.executable, '-m', 'robomd_ros.cli', *map(str, words)],
+                               text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    shown = ''
+    while 'rollout/s' not in shown and 's/rollout' not in shown:
+        letter = process.stderr.read(1)
+        assert letter, shown
+        shown += letter
+    return process
+
+
+def interrupted(process, number=signal.SIGINT):
+    """Send the signal and return the exit code and the last line."""
+    process.send_signal(number)
+    err = process.communicate(timeout=60)[1]
+    assert 'Traceback' not in err, err
+    return process.returncode, err.strip().splitlines()[-1]
+
+
+def test_stopped_at_any_moment_nothing_false_is_kept(tmp_path):
+    words = ['diagnose', '--searcher', 'sweep', '--rollouts', '30', '--out', tmp_path]
+    ended = 0
+    for seconds, number in ((0.0, signal.SIGINT), (0.7, signal.SIGTERM), (1.3, signal.SIGINT)):
+        process = started(*words)
+        time.sleep(seconds)
+        assert interrupted(process, number) == (
+            128 + number, 'robomd: stopped; what was measured is kept, and the same command goes '
+            'on from here.')
+        found = json.loads((tmp_path / 'failure_map.json').read_text())
+        assert ended <= found['budget']['done'] < 30 and not found['budget']['invalid']
+        ended = found['budget']['done']
+    assert main(list(map(str, words))) == 0
+    with closing(sqlite3.connect(tmp_path / 'ledger.sqlite')) as database:
+        assert database.execute(
+            'SELECT count(*), count(ended), sum(verdict = "invalid") FROM rollouts'
+        ).fetchone() == (30, 30, 0)
+
+
+def test_a_stopped_evaluation_does_not_promise_to_go_on(tmp_path):
+    out = tmp_path / 'rate.json'
+    process = started('policy', 'evaluate', '--trials', '500', '--out', out)
+    assert interrupted(process) == (130, 'robomd: stopped.')
+    assert not out.exists()
+
+
+def test_signals_are_left_to_whom_they_were_left_before():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert main(['report', '/nowhere']) == 2
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
 @pytest.mark.parametrize('words, word', [
+    (['policy', 'evaluate', '--horizon', '-5'], 'horizon'),
+    (['policy', 'evaluate', '--seed', str(2**31)], 'seed'),
+    (['policy', 'train', '--seed', str(2**31)], 'seed'),
     (['policy', 'evaluate', '--condition', 'purple_rain'], 'purple_rain'),
     (['policy', 'evaluate', '--trials', '0'], 'trials'),
     (['policy', 'train', '--task', 'juggle'], 'juggle'),

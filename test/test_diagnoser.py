@@ -90,7 +90,10 @@ def test_another_diagnosis_in_the_same_folder_is_refused(client, folder):
     ({'task': 'fly'}, Diagnose.Result.BAD_GOAL, "Unknown task 'fly'"),
     ({'searcher': 'luck'}, Diagnose.Result.BAD_GOAL, "Unknown searcher 'luck'"),
     ({'rollouts': 0}, Diagnose.Result.BAD_GOAL, '0 rollouts are too few'),
-    ({'seed': -1}, Diagnose.Result.BAD_GOAL, 'The seed -1'),
+    ({'seed': -1}, Diagnose.Result.BAD_GOAL, 'seed must be a whole number from 0 to 2147483647'),
+    ({'seed': 2**31}, Diagnose.Result.BAD_GOAL, 'seed must be a whole number from 0 to '),
+    ({'reward': 'gold'}, Diagnose.Result.BAD_GOAL, "Unknown reward 'gold'; choose one of paper"),
+    ({'max_perturbations': 21}, Diagnose.Result.BAD_GOAL, 'max_perturbations must be a whole'),
     ({'out': ''}, Diagnose.Result.BAD_GOAL, 'out is empty'),
     ({'catalogue': '/nowhere.yaml'}, Diagnose.Result.BAD_GOAL, 'There is no catalogue'),
     ({'out': '/dev/null/out'}, Diagnose.Result.CANNOT_WRITE, '/dev/null/out cannot be written')])

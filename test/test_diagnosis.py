@@ -89,7 +89,7 @@ def test_what_is_shown_is_the_scene_as_the_rollout_first_saw_it():
     assert np.array_equal(nominal, a_picture(NOMINAL)) and info == {'condition': []}
     shown, *_ = environment.step(INDEX['red_table'])
     condition = Condition((CATALOGUE['red_table'],))
-    assert np.array_equal(shown, a_picture(condition, 1_000_000))
+    assert np.array_equal(shown, a_picture(condition))
     again, _ = environment.reset()
     assert np.array_equal(again, nominal)
 
@@ -112,6 +112,13 @@ def test_episode_is_truncated_after_five_perturbations():
         environment.reset()
         ends = [environment.step(INDEX['red_table'])[2:4] for _ in range(5)]
         assert ends == [(False, False)] * 4 + [(False, True)]
+
+
+def test_episode_is_truncated_after_as_many_as_asked_for():
+    environment = SearchEnv(
+        CATALOGUE, TellingRunner(*['success'] * 2), max_perturbations=2)
+    environment.reset()
+    assert [environment.step(0)[3] for _ in range(2)] == [False, True]
 
 
 def test_after_a_failure_the_scene_is_nominal_again():
@@ -153,7 +160,7 @@ def test_every_rollout_starts_from_an_initial_state_of_its_own():
             environment.reset()
     assert len({(request.key, request.trial) for request in runner.requests}) == 21
     assert {request.seed for request in runner.requests} == {7}
-    assert min(request.trial for request in runner.requests[1:]) >= 1_000_000
+    assert [request.trial for request in runner.requests] == [0, *range(20)]  # control/0 first
 
 
 # The sweep.
@@ -262,7 +269,8 @@ def test_file_says_what_the_map_says(tmp_path):
     assert content['settings'] == {
         'task': 'lift', 'policy': 'builtin:lift', 'policy_digest': 'b' * 64,
         'catalogue': '/catalogue.yaml', 'catalogue_digest': 'a' * 64, 'searcher': 'ppo',
-        'rollouts': 30, 'seed': 0, 'horizon': 100, 'parallel': 1, 'world': 'mujoco',
+        'rollouts': 30, 'seed': 0, 'reward': 'paper', 'max_perturbations': 5, 'horizon': 100,
+        'parallel': 1, 'world': 'mujoco',
         'model_digest': 'c' * 64, 'fidelity': 'fast', 'renderer': 'egl'}
     assert set(content['nominal']) == {
         'name', 'sentence', 'n', 'failures', 'failure_rate', 'interval', 'search_mass', 'rank',
@@ -288,7 +296,12 @@ def test_what_is_no_map(text):
     ({'searcher': 'magic'}, "Unknown searcher 'magic'; choose one of ppo, sweep"),
     ({'rollouts': 0}, '0 rollouts are too few'), ({'rollouts': -5}, '-5 rollouts are too few'),
     ({'rollouts': 2, 'searcher': 'ppo'}, '2 rollouts are too few.*ask for 3'),
-    ({'seed': -1}, 'seed -1'), ({'seed': 2**63}, 'seed'),
+    ({'rollouts': 2**31}, 'rollouts must be a whole number from 1 to 2147483647'),
+    ({'seed': -1}, 'seed must be a whole number from 0 to 2147483647, not -1'),
+    ({'seed': 2**31}, 'seed must be a whole number from 0 to 2147483647, not 2147483648'),
+    ({'reward': 'gold'}, "Unknown reward 'gold'; choose one of paper, flat, eq1_direction"),
+    ({'max_perturbations': 0}, 'max_perturbations must be a whole number from 1 to 20, not 0'),
+    ({'max_perturbations': 21}, 'max_perturbations must be a whole number from 1 to 20, not 21'),
     ({'out': Path('/proc/nowhere')}, '/proc/nowhere cannot be written to')])
 def test_settings_that_cannot_be_used(tmp_path, wrong, sentence):
     asked = settings(**{'out': tmp_path} | wrong)
@@ -380,11 +393,27 @@ def test_number_of_executors_matters_to_ppo_alone(tmp_path, searcher, refused):
         a_diagnosis(settings(tmp_path, searcher=searcher), runner,
                     should_stop=lambda: len(runner.ran) >= 5)
     if refused:
-        with pytest.raises(OtherRunError, match=r'another parallel \(1, now 2\)'):
+        with pytest.raises(OtherRunError, match=r'another number of executors \(1, now 2\)'):
             a_diagnosis(settings(tmp_path, searcher=searcher), CoinRunner(2))
     else:
         found = a_diagnosis(settings(tmp_path, searcher=searcher), CoinRunner(2))
         assert found.budget['done'] == 40
+
+
+@pytest.mark.parametrize('searcher, refused', [('ppo', True), ('sweep', False)])
+@pytest.mark.parametrize('changed', [{'reward': 'flat'}, {'max_perturbations': 2}])
+def test_reward_and_episodes_matter_to_ppo_alone(tmp_path, searcher, refused, changed):
+    runner = CoinRunner()
+    with pytest.raises(DiagnosisCanceled):
+        a_diagnosis(settings(tmp_path, searcher=searcher), runner,
+                    should_stop=lambda: len(runner.ran) >= 5)
+    asked = settings(tmp_path, searcher=searcher, **changed)
+    if refused:
+        with pytest.raises(OtherRunError, match=next(iter(changed))):
+            a_diagnosis(asked, CoinRunner())
+    else:
+        found = a_diagnosis(asked, CoinRunner())
+        assert found.budget['done'] == 40 and changed.items() <= found.settings.items()
 
 
 @pytest.mark.parametrize('error', [RunnerError('nobody answers.'), KeyboardInterrupt()])

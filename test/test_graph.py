@@ -16,8 +16,9 @@ from rclpy.serialization import deserialize_message, serialize_message
 from robomd_ros import msg
 from robomd_ros.conditions import Condition, load_catalogue, Perturbation
 from robomd_ros.conditions.tasks import get_task
+from robomd_ros.diagnosis.environment import REWARDS
 from robomd_ros.diagnosis.failure_map import FailureMap, MapRow
-from robomd_ros.diagnosis.run import SEARCHERS
+from robomd_ros.diagnosis.run import DEEPEST, LARGEST, SEARCHERS, Settings
 from robomd_ros.errors import UserError
 from robomd_ros.graph import ARGUMENTS, CLIENT, describe, read_arguments
 from robomd_ros.ros import conversions
@@ -60,17 +61,19 @@ def test_only_the_first_executor_has_the_usual_topics():
 
 def test_every_argument_reaches_a_process(tmp_path):
     given = {'policy': 'python:a:b', 'searcher': 'sweep', 'rollouts': '7', 'seed': '3',
-             'executors': '1', 'out': str(tmp_path / 'new'), 'catalogue': str(LIFT),
+             'reward': 'flat', 'max_perturbations': '3', 'executors': '1',
+             'out': str(tmp_path / 'new'), 'catalogue': str(LIFT),
              'horizon': '9', 'fidelity': 'full', 'task': 'lift'}
     processes = {process.name: process for process in describe(read_arguments(given))}
     assert processes['policy_executor_0'].parameters == {
-        'task': 'lift', 'policy': 'python:a:b', 'fidelity': 'full', 'horizon': 9}
+        'task': 'lift', 'policy': 'python:a:b', 'fidelity': 'full', 'horizon': 9,
+        'catalogue': str(LIFT)}
     assert processes['perturbation_manager'].parameters == {
         'task': 'lift', 'catalogue': str(LIFT)}
     assert processes['diagnoser'].parameters == {'executors': 1}
     assert processes[CLIENT].parameters == {
         'task': 'lift', 'catalogue': str(LIFT), 'searcher': 'sweep', 'rollouts': 7, 'seed': 3,
-        'out': str(tmp_path / 'new')}
+        'reward': 'flat', 'max_perturbations': 3, 'out': str(tmp_path / 'new')}
     assert not (tmp_path / 'new').exists()
 
 
@@ -83,7 +86,17 @@ def test_defaults_read_as_they_are_written():
 def test_the_choices_are_all_there_are():
     choices = {argument.name: argument.choices for argument in ARGUMENTS}
     assert choices['searcher'] == tuple(SEARCHERS)
+    assert choices['reward'] == tuple(REWARDS)
     assert sorted(choices['fidelity']) == sorted(['', *FIDELITIES])
+
+
+def test_limits_and_defaults_are_those_of_a_diagnosis():
+    known = {argument.name: argument for argument in ARGUMENTS}
+    assert known['seed'].high == known['rollouts'].high == LARGEST
+    assert known['max_perturbations'].high == DEEPEST
+    for name in ('reward', 'max_perturbations'):
+        assert known[name].default == getattr(Settings, name)
+    assert read_arguments({'seed': str(LARGEST)})['seed'] == LARGEST
 
 
 def test_every_argument_is_described():
@@ -93,11 +106,18 @@ def test_every_argument_is_described():
 @pytest.mark.parametrize(('given', 'why'), [
     ({'task': 'fly'}, "Unknown task 'fly'; choose one of lift."),
     ({'searcher': 'luck'}, "Unknown searcher 'luck'; choose one of ppo, sweep."),
-    ({'rollouts': 0}, "rollouts must be a whole number, at least 1, not '0'."),
-    ({'rollouts': 'many'}, "rollouts must be a whole number, at least 1, not 'many'."),
-    ({'seed': '-1'}, "seed must be a whole number, at least 0, not '-1'."),
-    ({'seed': '1.5'}, "seed must be a whole number, at least 0, not '1.5'."),
-    ({'executors': '0'}, "executors must be a whole number, at least 1, not '0'."),
+    ({'rollouts': 0}, "rollouts must be a whole number from 1 to 2147483647, not '0'."),
+    ({'rollouts': 'many'}, "rollouts must be a whole number from 1 to 2147483647, not 'many'."),
+    ({'seed': '-1'}, "seed must be a whole number from 0 to 2147483647, not '-1'."),
+    ({'seed': '1.5'}, "seed must be a whole number from 0 to 2147483647, not '1.5'."),
+    ({'executors': '0'}, "executors must be a whole number from 1 to 100, not '0'."),
+    ({'executors': 101}, "executors must be a whole number from 1 to 100, not '101'."),
+    ({'seed': 2**31}, "seed must be a whole number from 0 to 2147483647, not '2147483648'."),
+    ({'seed': '9' * 5000}, 'seed must be a whole number from 0 to 2147483647, not '),
+    ({'horizon': -1}, "horizon must be a whole number from 0 to 2147483647, not '-1'."),
+    ({'max_perturbations': 0}, "max_perturbations must be a whole number from 1 to 20, not '0'."),
+    ({'max_perturbations': 21}, 'max_perturbations must be a whole number from 1 to 20, not '),
+    ({'reward': 'gold'}, "Unknown reward 'gold'; choose one of paper, flat, eq1_direction."),
     ({'fidelity': 'low'}, "Unknown fidelity 'low'; choose one of '', full, fast."),
     ({'rviz': 'maybe'}, "rviz must be true or false, not 'maybe'."),
     ({'speed': '1'}, 'Unknown argument speed; there are task, '),

@@ -179,6 +179,17 @@ def test_local_runner_runs_in_order_and_resets_the_policy():
     assert (runner.parallel, runner.horizon) == (1, 5)
 
 
+def test_local_runner_cancels_what_runs_and_what_the_stop_itself_broke():
+    asked = iter([False, False, True])
+    runner = LocalRunner(CounterWorld(), ScriptedPolicy([0.0, 0.0]), lambda: next(asked))
+    with pytest.raises(RolloutCanceled, match='control/0'):
+        list(runner.run([REQUEST]))
+    assert next(asked, 'all asked') == 'all asked'
+    broken = LocalRunner(CounterWorld(), ScriptedPolicy(OSError('gone')), lambda: True)
+    with pytest.raises(RolloutCanceled, match='control/0'):
+        list(broken.run([REQUEST]))
+
+
 def test_versions_name_what_results_depend_on():
     found = versions()
     assert {'robomd_ros', 'python', 'numpy', 'mujoco', 'robosuite', 'torch'} <= found.keys()
@@ -295,14 +306,26 @@ def test_key_names_one_rollout_only(tmp_path):
     ('policy_digest', 'f' * 64), ('model_digest', 'f' * 64), ('catalogue_digest', 'f' * 64),
     ('searcher', 'sweep'), ('seed', 1), ('fidelity', 'full'), ('horizon', 50), ('parallel', 1)])
 def test_other_settings_are_refused(tmp_path, name, value):
-    a_ledger(tmp_path).close()
-    with pytest.raises(OtherRunError, match=rf'another {name} \(.*, now .*another out'):
+    with a_ledger(tmp_path) as ledger:
+        ledger.begin(REQUEST)
+    spoken = 'number of executors' if name == 'parallel' else name
+    with pytest.raises(OtherRunError, match=rf'another {spoken} \(.*, now .*another out'):
         a_ledger(tmp_path, **{name: value})
     a_ledger(tmp_path).close()
 
 
-def test_only_more_rollouts_are_welcome(tmp_path):
+def test_settings_are_free_until_there_is_a_rollout(tmp_path):
     a_ledger(tmp_path).close()
+    with a_ledger(tmp_path, seed=1, parallel=1, rollouts=50) as ledger:
+        ledger.begin(REQUEST)
+    a_ledger(tmp_path, seed=1, parallel=1, rollouts=50).close()
+    with pytest.raises(OtherRunError, match='another'):
+        a_ledger(tmp_path)
+
+
+def test_only_more_rollouts_are_welcome(tmp_path):
+    with a_ledger(tmp_path) as ledger:
+        ledger.begin(REQUEST)
     a_ledger(tmp_path, rollouts=120, policy='another_name_for_the_same').close()
     with pytest.raises(OtherRunError, match='120 rollouts, more than 100'):
         a_ledger(tmp_path)

@@ -14,6 +14,7 @@ from policy_checks import observation, refused, rollout
 import pytest
 from robomd_ros.errors import UserError
 from robomd_ros.policies import load_policy, PolicyNeeds
+from robomd_ros.policies.visuomotor import BUILTIN
 from robomd_ros.worlds.offers import check_needs, OFFERS
 import torch
 from torch import nn, Tensor
@@ -83,6 +84,14 @@ def test_the_examples_of_the_documentation(tmp_path, monkeypatch):
         assert f'`{name}`' in text
 
 
+def test_home_folder_of_a_visuomotor_policy(tmp_path, monkeypatch):
+    for suffix in ('.safetensors', '.json'):
+        (tmp_path / f'x{suffix}').symlink_to((BUILTIN / 'lift').with_suffix(suffix))
+    monkeypatch.setenv('HOME', str(tmp_path))
+    found = load_policy('visuomotor:~/x.safetensors', 'lift')
+    assert found.digest == load_policy('builtin:lift', 'lift').digest
+
+
 def test_unknown_task():
     refused('builtin:lift', "'fold'", task='fold')
 
@@ -141,6 +150,24 @@ class Counter(nn.Module):
     def reset(self):
         """Forget the last rollout."""
         self.count = 0
+
+
+class Memory(nn.Module):
+    """Answers a tenth more at every step; its memory is a tensor, emptied in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('h', torch.zeros(7))
+
+    def forward(self, shown: dict[str, Tensor]) -> Tensor:
+        """Take the observation and return the action."""
+        self.h = self.h + 0.1
+        return self.h
+
+    @torch.jit.export
+    def reset(self):
+        """Forget the last rollout."""
+        self.h.zero_()
 
 
 class Sampler(nn.Module):
@@ -208,8 +235,9 @@ def test_torchscript_traced_answers_as_scripted(tmp_path):
     assert np.array_equal(traced.act(shown), load_policy(spec, 'lift').act(shown))
 
 
-def test_torchscript_reset_reaches_the_module(tmp_path):
-    policy = load_policy(scripted(Counter(), tmp_path / 'counter.pt'), 'lift')
+@pytest.mark.parametrize('module', [Counter, Memory])
+def test_torchscript_reset_reaches_the_module(module, tmp_path):
+    policy = load_policy(scripted(module(), tmp_path / 'counter.pt'), 'lift')
     shown = observation(size=(4, 6))
     for _ in range(2):
         policy.reset('lift the red cube')

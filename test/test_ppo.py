@@ -128,9 +128,31 @@ def test_least_budget(tmp_path, number, parallel, least):
     if number < least:
         with pytest.raises(UserError, match=f'{parallel} at a time; ask for {least} or more'):
             a_search(tmp_path, CoinRunner(parallel), number)
+        assert not list(tmp_path.iterdir())
     found = a_search(tmp_path, CoinRunner(parallel), least)
     assert found.budget['done'] == least
     assert all(np.isfinite(row.search_mass) for row in found.perturbations)
+
+
+@pytest.mark.parametrize('parallel', [1, 2])
+def test_every_control_rollout_has_the_initial_state_of_one_of_the_search(whole, parallel):
+    trials = {'control': [], 'ppo': []}
+    for key, _, _, trial, *_ in rollouts(whole[parallel]):
+        trials[key.split('/')[0]].append(trial)
+    assert sorted(trials['control']) == [0, 1, 2]
+    assert sorted(trials['ppo']) == list(range(28))
+
+
+def test_reward_and_length_of_episodes_reach_the_environment(tmp_path):
+    asked = settings(tmp_path, searcher='ppo', rollouts=ROLLOUTS, max_perturbations=1)
+    assert not a_diagnosis(asked, CoinRunner()).conditions
+    plan = ppo.Plan(ROLLOUTS, 1, PHASE)
+    search = Search(CATALOGUE, CoinRunner(), ROLLOUTS, 5, Path('none'), lambda key: None,
+                    lambda mass: None, reward='flat')
+    walk = ppo.Walk(0, search, plan)
+    walk.restart()
+    rewards = {walk.environment.step(0)[1] for _ in range(20)}
+    assert rewards == {1.0, -0.5}
 
 
 # It is PPO.

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """`robomd up`: the whole graph from start to end, and what is left when any of it is killed."""
 
+import fcntl
 import json
 import os
 import shlex
@@ -14,6 +15,7 @@ import time
 import psutil
 import puppet
 import pytest
+from robomd_ros import shared_memory
 
 ROLLOUTS = 110  # five sweeps over the catalogue
 PROCESSES = ('perturbation_manager', 'success_detector', 'diagnoser', 'policy_executor_0',
@@ -113,7 +115,8 @@ def test_a_whole_diagnosis_with_two_executors(tmp_path):
     assert {row[4] for row in up.rows()} == {'policy_executor_0', 'policy_executor_1'}
     assert shlex.split(found['command']) == [
         'robomd', 'up', '--task', 'lift', '--policy', given['policy'], '--searcher', 'sweep',
-        '--rollouts', '44', '--seed', '0', '--executors', '2', '--out', str(tmp_path / 'out'),
+        '--rollouts', '44', '--seed', '0', '--reward', 'paper',
+        '--max_perturbations', '5', '--executors', '2', '--out', str(tmp_path / 'out'),
         '--horizon', '5', '--fidelity', 'fast']
     for line in (f'Failure map: {tmp_path}/out/failure_map.json',
                  f'Report:      {tmp_path}/out/report.html'):
@@ -158,5 +161,47 @@ def test_what_is_wrong_at_once_starts_nothing(tmp_path):
     began = time.monotonic()
     code, output = Up({'out': tmp_path, 'rollouts': 0}).end()
     assert (code, output) == (  # and says nothing else
-        2, "robomd: rollouts must be a whole number, at least 1, not '0'.\n")
+        2, "robomd: rollouts must be a whole number from 1 to 2147483647, not '0'.\n")
     assert time.monotonic() - began < 5
+
+
+def test_what_is_dead_in_shared_memory_is_removed_and_nothing_else(tmp_path):
+    dead, alive, port = 'fastrtps_0123456789abcdef', 'fastrtps_fedcba9876543210', 'fastrtps_port'
+    gone = [dead, f'{dead}_el', f'{port}7650', f'sem.{port}7650_mutex', f'{port}7661_el',
+            f'{port}7661', f'{port}7650_sl']
+    stays = [alive, f'{alive}_el', f'{port}7900', f'{port}7900_sl', f'{port}7911',
+             f'sem.{port}7911_mutex', 'sem.other', 'fastrtps_notes.txt']
+    young = ['fastrtps_0000000000000000', 'fastrtps_0000000000000000_el']
+    for name in (*gone, *stays, *young):
+        (tmp_path / name).touch()
+        if name not in young:
+            os.utime(tmp_path / name, (0, 0))
+    with open(tmp_path / f'{alive}_el') as one, open(tmp_path / f'{port}7900_sl') as other:
+        fcntl.flock(one, fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_SH)
+        shared_memory.remove_dead(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {*stays, *young}
+    shared_memory.remove_dead(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*stays[-2:], *young}
+    shared_memory.remove_dead(tmp_path / 'nowhere')
+
+
+def files_in_shared_memory(pattern='fastrtps_*'):
+    return {path.name for path in shared_memory.FOLDER.glob(pattern)}
+
+
+def test_the_shared_memory_of_a_killed_graph_is_given_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_memory, '_YOUNG', 0.0)
+    puppet.say(tmp_path, 'slow')
+    others = files_in_shared_memory()
+    up = Up(puppet.arguments(tmp_path, rollouts=ROLLOUTS))
+    up.wait_for(1)
+    mine = files_in_shared_memory() - others
+    shared_memory.remove_dead()
+    assert mine <= files_in_shared_memory() and mine
+    up.wait_for(1)  # it goes on
+    up.processes['up'].kill()
+    up.end()
+    assert mine & files_in_shared_memory('fastrtps_*_el')
+    shared_memory.remove_dead()
+    assert not mine & files_in_shared_memory()

@@ -149,13 +149,13 @@ def _perturbation(entry: yaml.Node, task: Task, directory: Path) -> Perturbation
     name = plain(found['name'])
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise fault(found['name'], f'the name {reprlib.repr(name)} must be lower-case letters, '
-                                     'digits and underscores and begin with a letter')
+                                   'digits and underscores and begin with a letter')
     if name == 'nominal':
         raise fault(found['name'], "the name 'nominal' is the unchanged scene's; choose another")
     slot = plain(found['slot'])
     if not isinstance(slot, str):
         raise fault(found['slot'], "'slot' must be part.property, for example cube.color, "
-                                     f'not {reprlib.repr(slot)}')
+                                   f'not {reprlib.repr(slot)}')
     value = _value(slot, found, task, directory)
     return Perturbation(name, slot, value, _sentence(found['sentence']))
 
@@ -175,7 +175,7 @@ def _value(slot: str, found: dict[str, yaml.Node], task: Task, directory: Path) 
         file = directory / value
         if not os.path.isfile(file):  # Path.is_file raises for names too long
             raise fault(node, f'there is no file {file} for {slot}; '
-                               "give a PNG file or the name of one of robosuite's textures")
+                              "give a PNG file or the name of one of robosuite's textures")
         return str(file.resolve())
     return value
 
@@ -187,7 +187,7 @@ def _sentence(node: yaml.Node) -> str:
         if 0 < len(sentence) <= _MAX_SENTENCE and sentence.isprintable():
             return sentence
     raise fault(node, f"'sentence' must be a text of 1 to {_MAX_SENTENCE} characters that says "
-                       'the change in English')
+                      'the change in English')
 
 
 def _check_distinct(
@@ -195,7 +195,7 @@ def _check_distinct(
     line = place.start_mark.line + 1
     if new.name == old.name:
         raise fault(entry, f'the name {new.name!r} is taken by the perturbation on line {line}; '
-                            'give each its own')
+                           'give each its own')
     if (new.slot, new.value) == (old.slot, old.value):
         raise fault(entry, f'{new.name!r} sets {new.slot} to the same value as {old.name!r} on '
-                            f'line {line}; remove one of the two')
+                           f'line {line}; remove one of the two')

@@ -17,7 +17,6 @@ Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]  # what SearchEnv.st
 C_FAILURE = 1.0
 C_SUCCESS = 0.5
 MAX_PERTURBATIONS = 5
-SEARCH_TRIALS = 1_000_000  # trial indices from here on are the search's; those below are paired
 
 # How long a success took, as a share of the horizon -> the reward for it.
 REWARDS: dict[str, Callable[[float], float]] = {
@@ -34,6 +33,7 @@ class Search:
 
     runner: answers a key that has ended before without running it again.
     rollouts: the budget, control rollouts included. checkpoints: a directory of its own.
+    reward: a name of REWARDS. max_perturbations: on top of each other in an episode.
     recorded: key -> the names of the condition under which that rollout has ended, None if it has
     not; runs nothing. on_mass: to be called with the search mass, one number a perturbation in the
     catalogue's order, whenever that has changed.
@@ -46,6 +46,8 @@ class Search:
     checkpoints: Path
     recorded: Callable[[str], tuple[str, ...] | None]
     on_mass: Callable[[np.ndarray], None]
+    reward: str = 'paper'
+    max_perturbations: int = MAX_PERTURBATIONS
 
 
 def control_request(seed: int, trial: int) -> RolloutRequest:
@@ -68,8 +70,9 @@ class SearchEnv(gymnasium.Env[np.ndarray, np.int64]):
     showed it. Two perturbations of one slot overwrite each other, others add up.
     Reward: 1 for a failure, which terminates the episode; -0.5 t for a success, t being the steps
     it took as a share of the horizon, or as REWARDS say. An episode is truncated after
-    MAX_PERTURBATIONS perturbations, and after an invalid rollout, whose reward is 0.
-    Every rollout starts from an initial state of its own. What the runner raises passes through.
+    max_perturbations perturbations, and after an invalid rollout, whose reward is 0.
+    Every rollout starts from an initial state of its own, which for rollout k is that of control
+    rollout k. What the runner raises passes through.
     rollouts: how many it has run; control rollouts are not among them.
     """
 
@@ -83,7 +86,7 @@ class SearchEnv(gymnasium.Env[np.ndarray, np.int64]):
         reward: str = 'paper',
         max_perturbations: int = MAX_PERTURBATIONS,
         key: Callable[[int], str] = lambda number: f'search/{number}',
-        trial: Callable[[int], int] = lambda number: SEARCH_TRIALS + number,
+        trial: Callable[[int], int] = lambda number: number,
     ) -> None:
         """
         Prepare the search; nothing is run before reset.

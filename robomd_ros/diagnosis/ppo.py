@@ -20,7 +20,6 @@ from robomd_ros.diagnosis.environment import (
     control_request,
     run_one,
     Search,
-    SEARCH_TRIALS,
     SearchEnv,
     Step,
 )
@@ -106,8 +105,8 @@ class Walk:
         self.number = number
         self._steps = plan.steps
         self.environment = SearchEnv(
-            search.catalogue, search.runner, search.seed, key=self.key,
-            trial=lambda rollout: SEARCH_TRIALS + rollout * plan.parallel + number)
+            search.catalogue, search.runner, search.seed, search.reward, search.max_perturbations,
+            self.key, trial=lambda rollout: rollout * plan.parallel + number)
         self.observation = np.empty((3, 84, 84), np.uint8)
         self.start = True
 
@@ -329,19 +328,22 @@ class PPOSearch:
         return step[-1]
 
 
+def check_budget(rollouts: int, parallel: int) -> None:
+    """Raise UserError if so many rollouts, so many at a time, are too few to learn from."""
+    if not Plan(rollouts, parallel, 1).possible:
+        least = next(n for n in count(2) if Plan(n, parallel, 1).possible)
+        raise UserError(f'{rollouts} rollouts are too few for the searcher ppo with '
+                        f'{parallel} at a time; ask for {least} or more.')
+
+
 def search(search: Search, phase: int = PHASE) -> None:
     """
     Run the search; phase is the number of rollouts between two updates of the weights.
 
-    Raises UserError if the budget is too small to learn from.
+    The budget is one that check_budget takes.
     """
     parallel = search.runner.parallel
-    steps = max(1, phase // parallel)
-    plan = Plan(search.rollouts, parallel, steps)
-    if not plan.possible:
-        least = next(n for n in count(2) if Plan(n, parallel, steps).possible)
-        raise UserError(f'{search.rollouts} rollouts are too few for the searcher ppo with '
-                        f'{parallel} at a time; ask for {least} or more.')
+    plan = Plan(search.rollouts, parallel, max(1, phase // parallel))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums depend on how many there are, and the cores have work
     try:

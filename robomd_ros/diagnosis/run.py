@@ -12,7 +12,7 @@ import threading
 import numpy as np
 from robomd_ros.conditions import Catalogue
 from robomd_ros.diagnosis import sweep
-from robomd_ros.diagnosis.environment import Search
+from robomd_ros.diagnosis.environment import MAX_PERTURBATIONS, REWARDS, Search
 from robomd_ros.diagnosis.failure_map import failure_map, FailureMap
 from robomd_ros.errors import UserError
 from robomd_ros.rollouts.ledger import Ledger, LedgeredRunner, LedgerError, write_whole
@@ -21,6 +21,8 @@ from robomd_ros.worlds.protocol import WorldInfo
 
 MAP_FILE = 'failure_map.json'
 LEAST = {'ppo': 3}  # rollouts, for searchers that need more than one
+LARGEST = 2**31 - 1  # seed, and number of rollouts
+DEEPEST = 20  # max_perturbations
 MAP_EVERY = 20  # rollouts from one writing of the map to the next
 
 
@@ -40,7 +42,8 @@ class Settings:
 
     task: e.g. 'lift'. policy: as it is named, e.g. 'builtin:lift'. catalogue: path of its file.
     searcher: one of SEARCHERS. rollouts: the budget, control rollouts included. seed: of the
-    search and of the initial states. out: the directory for all that is written.
+    search and of the initial states. out: the directory for all that is written. For ppo, ignored
+    by sweep: reward, one of REWARDS; max_perturbations, on top of each other in an episode.
     """
 
     task: str
@@ -50,6 +53,8 @@ class Settings:
     rollouts: int
     seed: int
     out: Path
+    reward: str = 'paper'
+    max_perturbations: int = MAX_PERTURBATIONS
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,8 @@ def check_settings(settings: Settings) -> None:
     """
     Check what can be checked before anything heavy is started; make the directory out.
 
-    Raises UserError for an unknown searcher and a number out of range, LedgerError if out cannot
-    be written to.
+    Raises UserError for an unknown searcher or reward and a number out of range, LedgerError if
+    out cannot be written to.
     """
     if settings.searcher not in SEARCHERS:
         raise UserError(f'Unknown searcher {settings.searcher!r}; choose one of '
@@ -86,9 +91,15 @@ def check_settings(settings: Settings) -> None:
     if settings.rollouts < least:
         raise UserError(f'{settings.rollouts} rollouts are too few for the searcher '
                         f'{settings.searcher}; ask for {least} or more.')
-    if not 0 <= settings.seed < 2**63:
-        raise UserError(f'The seed {settings.seed} cannot be used; give a whole number from 0 to '
-                        '2**63 - 1.')
+    if settings.reward not in REWARDS:
+        raise UserError(f'Unknown reward {settings.reward!r}; choose one of '
+                        f'{", ".join(REWARDS)}.')
+    for name, value, low, high in (
+            ('rollouts', settings.rollouts, least, LARGEST), ('seed', settings.seed, 0, LARGEST),
+            ('max_perturbations', settings.max_perturbations, 1, DEEPEST)):
+        if not low <= value <= high:
+            raise UserError(
+                f'{name} must be a whole number from {low} to {high}, not {value}.')
     try:
         settings.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=settings.out) as file:
@@ -130,11 +141,16 @@ def diagnose(
         'task': settings.task, 'policy': settings.policy, 'policy_digest': policy_digest,
         'catalogue': catalogue.path, 'catalogue_digest': catalogue.digest,
         'searcher': settings.searcher, 'rollouts': settings.rollouts, 'seed': settings.seed,
+        'reward': settings.reward, 'max_perturbations': settings.max_perturbations,
         'horizon': runner.horizon, 'parallel': runner.parallel, 'world': info.world,
         'model_digest': info.model_digest, 'fidelity': info.fidelity, 'renderer': info.renderer}
     free = {'policy', 'catalogue', 'rollouts'}  # these are names, and more rollouts are welcome
-    if settings.searcher != 'ppo':  # each of whose environments has its own rollouts
-        free.add('parallel')
+    if settings.searcher == 'ppo':
+        from robomd_ros.diagnosis import ppo
+
+        ppo.check_budget(settings.rollouts, runner.parallel)
+    else:  # only ppo has rewards and episodes, and environments with rollouts of their own
+        free |= {'parallel', 'reward', 'max_perturbations'}
     with Ledger(settings.out, recorded, recorded.keys() - free, command, versions) as ledger:
         found = _finished(settings.out / MAP_FILE, ledger, catalogue)
         if found is None:
@@ -174,7 +190,8 @@ class _Session:
         watched = _WatchedRunner(LedgeredRunner(runner, self._ledger), self._note, should_stop)
         search = Search(
             self._catalogue, watched, settings.rollouts, settings.seed,
-            settings.out / 'checkpoints', self._ledger.condition, self._take_mass)
+            settings.out / 'checkpoints', self._ledger.condition, self._take_mass,
+            settings.reward, settings.max_perturbations)
         try:
             SEARCHERS[settings.searcher](search)
         except BaseException:

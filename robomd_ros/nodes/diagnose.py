@@ -42,6 +42,11 @@ class DiagnoseClient(Node):
             searcher=declare(self, 'searcher', 'ppo', 'Who chooses the conditions: ppo or sweep.'),
             rollouts=declare(self, 'rollouts', 500, 'How many rollouts to run.', low=1),
             seed=declare(self, 'seed', 0, 'Of the search and of the initial states.', low=0),
+            reward=declare(self, 'reward', 'paper', 'What a success is worth to ppo: paper, flat '
+                           'or eq1_direction; sweep ignores it.'),
+            max_perturbations=declare(
+                self, 'max_perturbations', 5, 'How many perturbations ppo puts on top of each '
+                'other; sweep ignores it.', low=1, high=20),
             out=os.path.abspath(declare(self, 'out', 'diagnosis', 'Folder for the results.')))
         self._client = ActionClient(self, Diagnose, 'diagnoser/diagnose')
         self.create_subscription(

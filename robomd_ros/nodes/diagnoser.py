@@ -67,7 +67,7 @@ class Diagnoser(Node):
     def __init__(self) -> None:
         super().__init__('diagnoser')
         self.executors = declare(
-            self, 'executors', 1, 'How many policy executors to wait for.', low=1)
+            self, 'executors', 1, 'How many policy executors to wait for.', low=1, high=100)
         self.connect_timeout = declare(
             self, 'connect_timeout', 180, 'How long to wait for the other nodes, in s.', low=1)
         self.links = Links(self)
@@ -192,7 +192,9 @@ class Diagnosis:
             raise UserError('out is empty; give the folder for the results.')
         settings = Settings(
             task=goal.task, policy='', catalogue=catalogue.path, searcher=goal.searcher,
-            rollouts=goal.rollouts, seed=goal.seed, out=self.out)
+            rollouts=goal.rollouts, seed=goal.seed, out=self.out,
+            reward=goal.reward or Settings.reward,
+            max_perturbations=goal.max_perturbations or Settings.max_perturbations)
         check_settings(settings)
         self._tell(RunState.CONNECTING, 'Waiting for the other nodes.')
         executors = self._node.links.wait(
@@ -244,7 +246,8 @@ def _command(settings: Settings, catalogue: str, info: ExecutorInfo, executors: 
     """Return the command that starts such a graph and asks for this diagnosis."""
     values = {
         'task': settings.task, 'policy': settings.policy, 'searcher': settings.searcher,
-        'rollouts': settings.rollouts, 'seed': settings.seed, 'executors': executors,
+        'rollouts': settings.rollouts, 'seed': settings.seed, 'reward': settings.reward,
+        'max_perturbations': settings.max_perturbations, 'executors': executors,
         'out': settings.out, 'catalogue': catalogue, 'horizon': info.horizon,
         'fidelity': info.fidelity}
     words = [(f'--{name}', str(value)) for name, value in values.items() if value != '']

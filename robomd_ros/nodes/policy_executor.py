@@ -13,7 +13,8 @@ from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.task import Future
 from robomd_ros.action import ExecuteRollout
-from robomd_ros.conditions import NOMINAL
+from robomd_ros.conditions import load_catalogue, NOMINAL
+from robomd_ros.conditions.catalogue import default_catalogue
 from robomd_ros.conditions.tasks import get_task
 from robomd_ros.errors import UserError
 from robomd_ros.msg import ExecutorInfo
@@ -42,14 +43,17 @@ class PolicyExecutor(ManagedNode):
         super().__init__('policy_executor')
         self._task = declare(self, 'task', 'lift', 'What the robot is to do.')
         self._policy_name = declare(
-            self, 'policy', 'builtin:lift', 'The policy under test: builtin:NAME, robomimic:PATH, '
-            'torchscript:PATH or python:MODULE:FACTORY.')
+            self, 'policy', 'builtin:lift', 'The policy under test: builtin:NAME, '
+            'visuomotor:PATH, robomimic:PATH, torchscript:PATH or python:MODULE:FACTORY.')
         self._fidelity = declare(
             self, 'fidelity', '', 'What the pictures keep, full or fast; empty for what the '
             'policy was trained on.')
         self._horizon = declare(
             self, 'horizon', 0, "Control steps (50 ms) a rollout gets; 0 for the task's own.",
             low=0)
+        self._catalogue = declare(
+            self, 'catalogue', '', "The catalogue whose changes must be possible here; empty takes "
+            "the task's own.")
         self._frame = get_task(self._task).camera
         self._camera = self.create_publisher(Image, 'camera/image_raw', 1)
         self._joints = self.create_publisher(JointState, 'joint_states', 1)
@@ -129,6 +133,7 @@ class PolicyExecutor(ManagedNode):
         self._world = MujocoWorld(
             self._task, self._policy.needs, self._fidelity or None, self._horizon or None)
         self._world_info = self._world.info
+        self._world.check(load_catalogue(self._catalogue or default_catalogue(self._task)))
         # Whatever hinders drawing comes out here, and numba compiles what the first step needs.
         self._world.reset(NOMINAL, 0, 0)
         self._world.step(np.zeros(self._policy.needs.action_size))

@@ -50,7 +50,7 @@ def _python(rest: str, task: str) -> Policy:
 
 def _visuomotor(rest: str, task: str) -> Policy:
     from robomd_ros.policies.visuomotor import load_visuomotor
-    return load_visuomotor(Path(rest), task)
+    return load_visuomotor(Path(rest).expanduser(), task)
 
 
 def _builtin(rest: str, task: str) -> Policy:

@@ -31,7 +31,8 @@ class TorchScriptPolicy:
         """Forget the last rollout; a module that exports a reset method is told to."""
         self._noise.reset()
         if hasattr(self._module, 'reset'):
-            self._module.reset()
+            with torch.inference_mode():  # as act, whose tensors can be changed in it only
+                self._module.reset()
 
     def act(self, observation: Observation) -> np.ndarray:
         """Return the next action, (action_size,), components in [-1, 1]."""

@@ -104,11 +104,16 @@ class VisuomotorPolicy:
         Write the weights to path (.safetensors).
 
         The configuration and what is known of it go beside (.json).
+        Raises UserError if they cannot be written.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(self.net.state_dict(), path)
-        path.with_suffix('.json').write_text(
-            json.dumps({'config': asdict(self.config), 'about': about}, indent=2) + '\n')
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(self.net.state_dict(), path)
+            path.with_suffix('.json').write_text(
+                json.dumps({'config': asdict(self.config), 'about': about}, indent=2) + '\n')
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())
+            raise UserError(f'{path} cannot be written ({reason}); name another file.') from error
 
 
 def state_vector(observation: Observation, config: VisuomotorConfig) -> np.ndarray:

@@ -24,6 +24,7 @@ from robomd_ros.worlds.protocol import Outcome
 
 VERSION = 1  # of the schema, see docs/failure_map.md
 INVALID_IN_A_ROW = 3
+_SPOKEN = {'parallel': 'number of executors'}  # settings by what users call them
 _AGAIN = 'then give the same command again, it goes on from there'
 
 _SCHEMA = f"""
@@ -82,8 +83,8 @@ class Ledger:
         Open the ledger, or make it and the directory.
 
         settings: of the run, for JSON, with rollouts, policy_digest and model_digest among them.
-        fixed: names of those that must be as they were if there is a ledger already; rollouts may
-        not be fewer. versions: name -> version of what the results depend on.
+        fixed: names of those that must be as they were if there is a rollout in it already;
+        rollouts may not be fewer. versions: name -> version of what the results depend on.
         Raises OtherRunError if the ledger holds a run with other settings, and LedgerError if it
         is damaged, in use, or out cannot be written to.
         """
@@ -209,13 +210,15 @@ class Ledger:
             self._execute('INSERT INTO run VALUES (?, ?, ?)', json.dumps(self.settings), command,
                           time.time())
             return
-        self._compare(json.loads(row[0]), fixed)
+        if self._database.execute('SELECT 1 FROM rollouts').fetchone():
+            self._compare(json.loads(row[0]), fixed)
         self._execute(
             'UPDATE run SET settings = ?, command = ?', json.dumps(self.settings), command)
 
     def _compare(self, old: Mapping[str, Any], fixed: tuple[str, ...]) -> None:
-        differences = [f'{name} ({_short(old.get(name))}, now {_short(self.settings[name])})'
-                       for name in fixed if old.get(name) != self.settings[name]]
+        differences = [f'{_SPOKEN.get(name, name)} ({_short(old.get(name))}, '
+                       f'now {_short(self.settings[name])})' for name in fixed
+                       if old.get(name) != self.settings[name]]
         if differences:
             raise OtherRunError(f'{self.path.parent} holds a diagnosis with another '
                                 f'{" and ".join(differences)}; give the same settings or another '

@@ -2,11 +2,11 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """LocalRunner: rollouts in this process."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from robomd_ros.policies.protocol import Policy
 from robomd_ros.rollouts.protocol import RolloutRequest, RolloutResult
-from robomd_ros.rollouts.rollout import run_rollout
+from robomd_ros.rollouts.rollout import RolloutCanceled, run_rollout
 from robomd_ros.worlds.protocol import World
 
 
@@ -19,8 +19,15 @@ class LocalRunner:
 
     parallel = 1
 
-    def __init__(self, world: World, policy: Policy) -> None:
+    def __init__(self, world: World, policy: Policy,
+                 should_stop: Callable[[], bool] = lambda: False) -> None:
+        """
+        Run rollouts of the policy in the world.
+
+        should_stop: asked after every control step; on True the rollout is canceled.
+        """
         self.horizon = world.info.horizon
+        self._should_stop = should_stop
         self._world = world
         self._policy = policy
 
@@ -28,7 +35,12 @@ class LocalRunner:
         """
         Run the requests and yield the results in their order.
 
-        Raises UserError if the world cannot be set to a condition.
+        Raises UserError if the world cannot be set to a condition, and RolloutCanceled.
         """
         for request in requests:
-            yield run_rollout(self._world, self._policy, request)
+            result = run_rollout(self._world, self._policy, request,
+                                 on_step=lambda _: self._should_stop())
+            if result.outcome.verdict == 'invalid' and self._should_stop():
+                # What asks for the end, a Ctrl-C for one, may well have broken the policy.
+                raise RolloutCanceled(f'The rollout {request.key} was canceled.')
+            yield result

@@ -44,7 +44,9 @@ def declare(node: Node, name: str, default: Any, description: str, low: int | No
         return node.declare_parameter(name, default, ParameterDescriptor(
             description=description, read_only=True, integer_range=limits)).value
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-        raise UserError(f'{node.get_name()}: {error}.') from None
+        wanted = error if low is None else (
+            f'{name} must be a whole number from {low} to {high}')
+        raise UserError(f'{node.get_name()}: {wanted}.') from None
 
 
 def run_node(make: Callable[[], Node]) -> int:
