@@ -52,8 +52,8 @@ class PolicyExecutor(ManagedNode):
             self, 'horizon', 0, "Control steps (50 ms) a rollout gets; 0 for the task's own.",
             low=0)
         self._catalogue = declare(
-            self, 'catalogue', '', "The catalogue whose changes must be possible here; empty takes "
-            "the task's own.")
+            self, 'catalogue', '',
+            "The catalogue whose changes must be possible here; empty takes the task's own.")
         self._frame = get_task(self._task).camera
         self._camera = self.create_publisher(Image, 'camera/image_raw', 1)
         self._joints = self.create_publisher(JointState, 'joint_states', 1)
