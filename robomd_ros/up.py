@@ -21,7 +21,7 @@ from ament_index_python.packages import (
 )
 from robomd_ros.errors import UserError
 from robomd_ros.graph import CLIENT, describe, Process, read_arguments
-from robomd_ros.shared_memory import FOLDER, port_file, remove_dead
+from robomd_ros.ros.shared_memory import FOLDER, port_file, remove_dead
 
 # Shared memory alone: pictures of any size fit, and nothing leaves the machine.
 _TRANSPORTS = 'SHM?max_msg_size=1MB&sockets_size=2MB'

@@ -15,7 +15,7 @@ import time
 import psutil
 import puppet
 import pytest
-from robomd_ros import shared_memory
+from robomd_ros.ros import shared_memory
 
 ROLLOUTS = 110  # five sweeps over the catalogue
 PROCESSES = ('perturbation_manager', 'success_detector', 'diagnoser', 'policy_executor_0',
