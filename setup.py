@@ -108,9 +108,12 @@ setup(
     entry_points={'console_scripts': [f'robomd = {NAME}.cli:main']},
     python_requires='>=3.11,<3.13',  # the versions this is tried with
     install_requires=[
+        'botorch',
         'fast-simplification',
+        'gpytorch',
         'gymnasium',
         'jinja2',
+        'junitparser',
         'matplotlib',
         'mujoco>=3.3,<3.10',  # robosuite 1.5.2 fails with 3.13 and 4; 3.9 is the last one tried
         'numpy<2',  # robosuite 1.5.2 pins mink 0.0.5, which says so; Jazzy's cv_bridge agrees
@@ -128,6 +131,7 @@ setup(
         'ros-jazzy-sensor-msgs',
         'ros-jazzy-std-msgs',
         'safetensors',
+        'scikit-learn',
         'scipy',
         'stable-baselines3',
         'statsmodels',

@@ -12,7 +12,7 @@ from robomd_ros.conditions.catalogue import default_catalogue
 from robomd_ros.conditions.tasks import TASKS
 from robomd_ros.errors import UserError
 
-Value = str | int | bool
+Value = str | int | float | bool
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Argument:
     description: str
     choices: tuple[str, ...] = ()
     low: int = 0
-    high: int = 2**31 - 1
+    high: float = 2**31 - 1
 
     @property
     def default_text(self) -> str:
@@ -48,6 +48,11 @@ class Argument:
                 return int(text)
             raise UserError(f'{self.name} must be a whole number from {self.low} to {self.high}, '
                             f'not {text!r}.')
+        if isinstance(self.default, float):
+            if re.fullmatch(r'\d?\.?\d{1,9}', text) and self.low <= float(text) <= self.high:
+                return float(text)
+            raise UserError(f'{self.name} must be a number from {self.low} to {self.high:g}, '
+                            f'such as {self.default}, not {text!r}.')
         if self.choices and text not in self.choices:
             known = ', '.join(choice or "''" for choice in self.choices)
             raise UserError(f'Unknown {self.name} {text!r}; choose one of {known}.')
@@ -58,16 +63,26 @@ ARGUMENTS = (
     Argument('task', 'lift', 'what the robot is to do', tuple(TASKS)),
     Argument('policy', 'builtin:lift', 'the policy under test: builtin:NAME, visuomotor:PATH, '
              'robomimic:PATH, torchscript:PATH or python:MODULE:FACTORY'),
-    Argument('searcher', 'ppo', 'who chooses the conditions: ppo searches for failures, sweep '
-             'tries every perturbation equally often', ('ppo', 'sweep')),
-    Argument('rollouts', 500, 'how many rollouts to run, those of the nominal scene included',
-             low=1),
+    Argument('searcher', 'ppo', "who chooses the conditions: ppo is the paper's; a2c, thompson, "
+             'successive_halving and gp search for failures too; sweep tries every perturbation '
+             'equally often, random at random',
+             ('ppo', 'a2c', 'sweep', 'random', 'thompson', 'successive_halving', 'gp')),
+    Argument('rollouts', 500, 'how many rollouts to run, all told', low=1, high=1_000_000),
     Argument('seed', 0, 'of the search and of the initial states'),
+    Argument('control_share', 0.1, "share of the search's rollouts that are of the nominal scene, "
+             'to compare with; at least 20 are', high=0.9),
+    Argument('confirm_share', 0.4, 'share of all rollouts that is kept for measuring, on fresh '
+             'trials, what the search suspects; 0 for none; sweep and random need none', high=0.9),
+    Argument('stop', 'budget', 'when the search ends: budget, when its rollouts are spent; '
+             'settled, as soon as the changes that fail most are known', ('budget', 'settled')),
+    Argument('settle_top', 5, 'how many of those are to be known', low=1, high=1000),
+    Argument('settle_within', 0.2, 'how much more often, as a share of 1, one that was left out '
+             'may fail than one of those', high=1.0),
     Argument('reward', 'paper', 'what a success in time t, as a share of the horizon, is worth to '
-             'ppo: paper, -0.5 t; flat, -0.5; eq1_direction, -0.5 / t; sweep ignores it',
+             'ppo and a2c: paper, -0.5 t; flat, -0.5; eq1_direction, -0.5 / t; others ignore it',
              ('paper', 'flat', 'eq1_direction')),
-    Argument('max_perturbations', 5, 'after how many perturbations on top of each other ppo '
-             'returns to the nominal scene; sweep ignores it', low=1, high=20),
+    Argument('max_perturbations', 5, 'after how many perturbations on top of each other ppo and '
+             'a2c return to the nominal scene; the others try them one by one', low=1, high=20),
     # A ROS domain has ports for 120 processes.
     Argument('executors', 2, 'how many policy executors run rollouts in parallel', low=1,
              high=100),
@@ -101,6 +116,9 @@ class Process:
 
 
 CLIENT = 'diagnose'  # the process that asks for the diagnosis; its exit code is the whole graph's
+# The arguments that it asks with: its parameters, and the fields of the action Diagnose.
+ASKED = ('task', 'catalogue', 'searcher', 'rollouts', 'seed', 'control_share', 'confirm_share',
+         'stop', 'settle_top', 'settle_within', 'reward', 'max_perturbations', 'out')
 
 
 def read_arguments(given: Mapping[str, object]) -> dict[str, Value]:
@@ -161,7 +179,5 @@ def describe(values: Mapping[str, Value]) -> list[Process]:
     if values['rqt']:
         processes.append(Process('rqt', 'rqt', package='rqt_gui', optional=True, arguments=(
             '--perspective-file', '{share}/config/diagnose.perspective')))
-    processes.append(Process(
-        CLIENT, CLIENT, chosen('task', 'catalogue', 'searcher', 'rollouts', 'seed', 'reward',
-                               'max_perturbations', 'out')))
+    processes.append(Process(CLIENT, CLIENT, chosen(*ASKED)))
     return processes

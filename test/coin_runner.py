@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """A runner that tosses coins instead of moving robots: fast, and a function of its requests."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import multiprocessing
 from pathlib import Path
 import random
@@ -12,9 +12,16 @@ import zlib
 
 import numpy as np
 from robomd_ros.conditions import Catalogue, Condition, Perturbation
+from robomd_ros.diagnosis.environment import Search
 from robomd_ros.diagnosis.failure_map import FailureMap
 from robomd_ros.diagnosis.run import diagnose, Settings
-from robomd_ros.rollouts.protocol import RolloutRequest, RolloutResult
+from robomd_ros.diagnosis.suspicion import Suspicion
+from robomd_ros.rollouts.protocol import (
+    Deviation,
+    RolloutRequest,
+    RolloutResult,
+    RolloutRunner,
+)
 from robomd_ros.worlds.protocol import Outcome, WorldInfo
 
 HORIZON = 100
@@ -68,6 +75,17 @@ class CoinRunner:
         while waiting:
             yield self._toss(waiting.pop())
 
+    def deviations(self, conditions: Sequence[Condition], seed: int,
+                   on_progress: Callable[[int], None]) -> list[Deviation]:
+        """Return made-up numbers, which a condition's failure rate and its name are in."""
+        found = []
+        for done, condition in enumerate(conditions, start=1):
+            odd = zlib.crc32(f'{seed} {condition.label}'.encode()) / 2**32
+            made_up = (failure_rate(condition) + 0.1 * odd) * bool(len(condition))
+            found.append(Deviation(made_up, made_up / 2, 1, 1))
+            on_progress(done)
+        return found
+
     def _toss(self, request: RolloutRequest) -> RolloutResult:
         self._before(request)
         if self._log:
@@ -102,6 +120,23 @@ def a_diagnosis(asked: Settings, runner: CoinRunner, **others: Any) -> FailureMa
         'versions': {'robomd_ros': '0.1.0'}, 'command': 'robomd diagnose',
         'on_progress': lambda progress: None, 'should_stop': lambda: False}
     return diagnose(asked, runner=runner, **given | others)
+
+
+def a_search(runner: RolloutRunner, rollouts: int, control: int, **others: Any) -> Search:
+    """Return what a searcher is given, without a ledger."""
+    given = {
+        'catalogue': CATALOGUE, 'seed': 0, 'checkpoints': Path('/nowhere'),
+        'recorded': lambda key: None, 'on_mass': lambda mass: None,
+        'on_estimate': lambda estimate: None, 'settled': lambda: False,
+        'suspicion': lambda: Suspicion(
+            dict.fromkeys(CATALOGUE.names, 0.1), dict.fromkeys(CATALOGUE.names, 0.1),
+            1, 1)}
+    return Search(runner=runner, rollouts=rollouts, control=control, **given | others)
+
+
+def read_map(out: Path) -> FailureMap:
+    """Return the map in the directory's file."""
+    return FailureMap.from_json((out / 'failure_map.json').read_text())
 
 
 def killed_at_random(target: Callable[[Path, Path], None], out: Path, log: Path, kills: int,

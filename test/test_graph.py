@@ -3,6 +3,7 @@
 """The description of the graph, what it refuses, and the messages that pass through it."""
 
 import ast
+import dataclasses
 import importlib
 import json
 import math
@@ -17,8 +18,9 @@ from robomd_ros import msg
 from robomd_ros.conditions import Condition, load_catalogue, Perturbation
 from robomd_ros.conditions.tasks import get_task
 from robomd_ros.diagnosis.environment import REWARDS
-from robomd_ros.diagnosis.failure_map import FailureMap, MapRow
-from robomd_ros.diagnosis.run import DEEPEST, LARGEST, SEARCHERS, Settings
+from robomd_ros.diagnosis.failure_map import ConditionRow, FailureMap, MapRow, Rate
+from robomd_ros.diagnosis.run import DEEPEST, LARGEST, MOST, SEARCHERS, Settings, STOPS
+from robomd_ros.diagnosis.statistics import Paired
 from robomd_ros.errors import UserError
 from robomd_ros.graph import ARGUMENTS, CLIENT, describe, read_arguments
 from robomd_ros.ros import conversions
@@ -62,7 +64,8 @@ def test_only_the_first_executor_has_the_usual_topics():
 def test_every_argument_reaches_a_process(tmp_path):
     given = {'policy': 'python:a:b', 'searcher': 'sweep', 'rollouts': '7', 'seed': '3',
              'reward': 'flat', 'max_perturbations': '3', 'executors': '1',
-             'out': str(tmp_path / 'new'), 'catalogue': str(LIFT),
+             'control_share': '0.25', 'confirm_share': '0', 'stop': 'settled', 'settle_top': '2',
+             'settle_within': '.5', 'out': str(tmp_path / 'new'), 'catalogue': str(LIFT),
              'horizon': '9', 'fidelity': 'full', 'task': 'lift'}
     processes = {process.name: process for process in describe(read_arguments(given))}
     assert processes['policy_executor_0'].parameters == {
@@ -73,7 +76,9 @@ def test_every_argument_reaches_a_process(tmp_path):
     assert processes['diagnoser'].parameters == {'executors': 1}
     assert processes[CLIENT].parameters == {
         'task': 'lift', 'catalogue': str(LIFT), 'searcher': 'sweep', 'rollouts': 7, 'seed': 3,
-        'reward': 'flat', 'max_perturbations': 3, 'out': str(tmp_path / 'new')}
+        'control_share': 0.25, 'confirm_share': 0.0, 'stop': 'settled', 'settle_top': 2,
+        'settle_within': 0.5, 'reward': 'flat', 'max_perturbations': 3,
+        'out': str(tmp_path / 'new')}
     assert not (tmp_path / 'new').exists()
 
 
@@ -86,15 +91,16 @@ def test_defaults_read_as_they_are_written():
 def test_the_choices_are_all_there_are():
     choices = {argument.name: argument.choices for argument in ARGUMENTS}
     assert choices['searcher'] == tuple(SEARCHERS)
-    assert choices['reward'] == tuple(REWARDS)
+    assert choices['reward'] == tuple(REWARDS) and choices['stop'] == STOPS
     assert sorted(choices['fidelity']) == sorted(['', *FIDELITIES])
 
 
 def test_limits_and_defaults_are_those_of_a_diagnosis():
     known = {argument.name: argument for argument in ARGUMENTS}
-    assert known['seed'].high == known['rollouts'].high == LARGEST
+    assert (known['seed'].high, known['rollouts'].high) == (LARGEST, MOST)
     assert known['max_perturbations'].high == DEEPEST
-    for name in ('reward', 'max_perturbations'):
+    for name in ('reward', 'max_perturbations', 'control_share', 'confirm_share', 'stop',
+                 'settle_top', 'settle_within'):
         assert known[name].default == getattr(Settings, name)
     assert read_arguments({'seed': str(LARGEST)})['seed'] == LARGEST
 
@@ -105,9 +111,9 @@ def test_every_argument_is_described():
 
 @pytest.mark.parametrize(('given', 'why'), [
     ({'task': 'fly'}, "Unknown task 'fly'; choose one of lift."),
-    ({'searcher': 'luck'}, "Unknown searcher 'luck'; choose one of ppo, sweep."),
-    ({'rollouts': 0}, "rollouts must be a whole number from 1 to 2147483647, not '0'."),
-    ({'rollouts': 'many'}, "rollouts must be a whole number from 1 to 2147483647, not 'many'."),
+    ({'searcher': 'luck'}, "Unknown searcher 'luck'; choose one of ppo, a2c, "),
+    ({'rollouts': 0}, "rollouts must be a whole number from 1 to 1000000, not '0'."),
+    ({'rollouts': 'many'}, "rollouts must be a whole number from 1 to 1000000, not 'many'."),
     ({'seed': '-1'}, "seed must be a whole number from 0 to 2147483647, not '-1'."),
     ({'seed': '1.5'}, "seed must be a whole number from 0 to 2147483647, not '1.5'."),
     ({'executors': '0'}, "executors must be a whole number from 1 to 100, not '0'."),
@@ -117,6 +123,10 @@ def test_every_argument_is_described():
     ({'horizon': -1}, "horizon must be a whole number from 0 to 2147483647, not '-1'."),
     ({'max_perturbations': 0}, "max_perturbations must be a whole number from 1 to 20, not '0'."),
     ({'max_perturbations': 21}, 'max_perturbations must be a whole number from 1 to 20, not '),
+    ({'control_share': '-0.1'}, 'control_share must be a number from 0 to 0.9, such as 0.1, not '),
+    ({'confirm_share': '0.95'}, 'confirm_share must be a number from 0 to 0.9, such as 0.4, not '),
+    ({'settle_within': 'nan'}, 'settle_within must be a number from 0 to 1, such as 0.2, not '),
+    ({'stop': 'early'}, "Unknown stop 'early'; choose one of budget, settled."),
     ({'reward': 'gold'}, "Unknown reward 'gold'; choose one of paper, flat, eq1_direction."),
     ({'fidelity': 'low'}, "Unknown fidelity 'low'; choose one of '', full, fast."),
     ({'rviz': 'maybe'}, "rviz must be true or false, not 'maybe'."),
@@ -194,16 +204,22 @@ def test_pictures_pass_through_messages():
 def row(name, **others):
     return MapRow(name=name, sentence=f'Change {name}', **{
         'n': 0, 'failures': 0, 'failure_rate': None, 'interval': (0.0, 1.0), 'invalid': 0,
-        **others})
+        'anytime': (0.0, 1.0), 'source': '', **others})
 
 
 def test_the_failure_map_passes_through_a_message():
     found = FailureMap(
         created='', command='', versions={}, budget={'asked': 9, 'done': 5, 'invalid': 1},
         settings={'task': 'lift', 'policy': 'p', 'searcher': 'ppo', 'seed': 2},
-        nominal=row('nominal'), perturbations=(
+        stopped='All is done.', nominal=row('nominal'), perturbations=(
             row('red', n=4, failures=1, failure_rate=0.25, interval=(0.1, 0.7), rank=1,
+                anytime=(0.05, 0.8), source='confirmation', verdict='failure mode', suspicion=0.5,
+                discovery=Rate(6, 2, 1 / 3, (0.0, 0.9)), estimate=0.125,
+                versus_nominal=Paired(4, 1, 0, 0.25, (-0.1, 0.6), 0.5, 1.0),
                 search_mass=0.75, invalid=1), row('blue', search_mass=0.25)))
+    found = dataclasses.replace(found, conditions=tuple(
+        ConditionRow(('blue', f'red{n}'), 4, 1, 0.25, (0.1, 0.7), (0.0, 0.9), 'discovery', 2)
+        for n in range(60)))
     message = passed_on(conversions.failure_map_to_msg(found, msg.RunState().header.stamp))
     assert (message.task, message.policy, message.searcher) == ('lift', 'p', 'ppo')
     assert message.seed == 2
@@ -212,6 +228,19 @@ def test_the_failure_map_passes_through_a_message():
     assert (red.name, red.sentence, red.rank) == ('red', 'Change red', 1)
     assert (red.n, red.failures, red.failure_rate, red.invalid) == (4, 1, 0.25, 1)
     assert (red.interval_low, red.interval_high, red.search_mass) == (0.1, 0.7, 0.75)
+    assert (red.anytime_low, red.anytime_high, red.source) == (0.05, 0.8, red.CONFIRMATION)
+    assert (red.verdict, red.pairs, red.difference, red.p_holm) == (red.FAILURE_MODE, 4, 0.25, 1.0)
+    assert (red.difference_low, red.difference_high) == (-0.1, 0.6)
+    assert (red.discovery_n, red.discovery_failures) == (6, 2)
+    assert (red.discovery_low, red.discovery_high) == (0.0, 0.9)
+    assert (red.suspicion, red.estimate) == (0.5, 0.125)
+    assert all(map(math.isnan, (blue.difference, blue.p_holm, blue.suspicion, blue.estimate)))
+    assert (blue.source, blue.verdict) == (blue.NOT_TRIED, blue.NOT_SHOWN)
+    assert len(message.conditions) == 50
+    first = message.conditions[0]
+    assert (first.perturbations, first.n, first.failures) == (['blue', 'red0'], 4, 1)
+    assert (first.source, first.interval_high, first.invalid) == (red.DISCOVERY, 0.7, 2)
+    assert message.stopped == 'All is done.' and message.findings
     assert math.isnan(blue.failure_rate) and blue.rank == 0 and blue.search_mass == 0.25
     assert math.isnan(message.nominal.failure_rate) and math.isnan(message.nominal.search_mass)
 

@@ -1,63 +1,25 @@
 # Copyright 2026 the robomd_ros authors
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The reports: the table, the pictures and the page."""
+"""The reports: the pictures and the page."""
 
 import base64
-from collections.abc import Iterable
+from dataclasses import replace
 from html.parser import HTMLParser
-import json
 from pathlib import Path
 import re
 from xml.etree import ElementTree
 
 import cv2
+from maps import a_map, a_pair, a_set, changed, four, RATES, row, stack
 import numpy as np
 import pytest
 from robomd_ros.conditions import Condition, Perturbation
-from robomd_ros.diagnosis.failure_map import FailureMap
-from robomd_ros.diagnosis.statistics import wilson
+from robomd_ros.diagnosis.failure_map import FailureMap, MapRow
+from robomd_ros.diagnosis.statistics import confidence_sequence, wilson
 from robomd_ros.errors import UserError
-from robomd_ros.reports import headline, map_image, map_table, radar_svg, write_report
+from robomd_ros.reports import findings, headline, map_image, radar_svg, write_report
 from robomd_ros.rollouts import Ledger, RolloutRequest, RolloutResult
 from robomd_ros.worlds.protocol import Outcome
-
-RATES = {'red_table': (20, 20), 'big_cube': (17, 20), 'blue_cube': (9, 20), 'gray_robot': (4, 20)}
-
-
-def row(name: str, failures: int, n: int, **others) -> dict:
-    """Return one perturbation of a failure map."""
-    return {'name': name, 'slot': f'{name.split("_")[-1]}.color', 'value': [1, 0, 0],
-            'sentence': f'Change to {name}', 'n': n, 'failures': failures,
-            'failure_rate': failures / n if n else None, 'interval': list(wilson(failures, n)),
-            'search_mass': None, 'rank': None, 'invalid': 0, **others}
-
-
-def a_map(rows: Iterable[dict], nominal: tuple[int, int] = (1, 20), **others) -> dict:
-    """Return a failure map as its file holds it; the rows are in the order of their ranks."""
-    rows = [{**entry, 'rank': place if entry['n'] else None}
-            for place, entry in enumerate(rows, 1)]
-    scene = row('nominal', *nominal, sentence='The nominal scene')
-    return {
-        'format': 'robomd_ros/failure_map', 'version': 1, 'created': '2026-11-23T16:00:00+00:00',
-        'command': 'robomd diagnose --task lift --out DIR',
-        'settings': {'task': 'lift', 'policy': 'builtin:lift', 'policy_digest': 'aa' * 32,
-                     'catalogue': 'lift.yaml', 'catalogue_digest': 'bb' * 32, 'searcher': 'sweep',
-                     'rollouts': 100, 'seed': 7, 'horizon': 100, 'parallel': 1, 'world': 'mujoco',
-                     'model_digest': 'cc' * 32, 'fidelity': 'fast', 'renderer': 'egl'},
-        'versions': {'robomd_ros': '0.1.0', 'mujoco': '3.9.0'},
-        'budget': {'asked': 100, 'done': 100, 'invalid': 0},
-        'nominal': {key: scene[key] for key in scene if key not in ('slot', 'value')},
-        'perturbations': rows, 'conditions': [], 'invalid_reasons': {}, **others}
-
-
-def four() -> dict:
-    """Return a map of four perturbations."""
-    return a_map(row(name, *counts) for name, counts in RATES.items())
-
-
-def read(content: dict) -> FailureMap:
-    """Return the map as its readers see it."""
-    return FailureMap.from_json(json.dumps(content))
 
 
 def frame(color: int, size: int = 84) -> np.ndarray:
@@ -74,7 +36,7 @@ def shows(page: 'Page', *args: int) -> bool:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     """Return a DIR with a map of four perturbations and no ledger."""
-    (tmp_path / 'failure_map.json').write_text(json.dumps(four()))
+    (tmp_path / 'failure_map.json').write_text(four().to_json())
     return tmp_path
 
 
@@ -112,6 +74,7 @@ class Page(HTMLParser):
         """Note what the tag refers to."""
         attributes = dict(attrs)
         self.tags.append(tag)
+        self.text += ' ' * (tag in ('small', 'td', 'th'))  # they stand apart
         self.links += [attributes[key] for key in ('src', 'srcset', 'href', 'action', 'data')
                        if key in attributes]
         self.ids += [attributes['id']] if 'id' in attributes else []
@@ -122,117 +85,66 @@ class Page(HTMLParser):
         self.text += data
 
 
-# The table.
-
-def test_table_ranks_and_counts():
-    lines = map_table(read(four())).splitlines()
-    names = [name for line in lines for name in re.findall(r'^ *\d* +(\w+) +\d+ / ', line)]
-    assert names == ['nominal', *RATES]
-    line = next(line for line in lines if 'big_cube' in line)
-    low, high = wilson(17, 20)
-    assert '17 / 20' in line and '85%' in line and f'{100 * low:.0f}–{100 * high:.0f}%' in line
-
-
-def test_bars_of_the_table_are_as_long_as_the_interval():
-    text = map_table(read(four()))
-    width = len(re.search('0% +100%', text)[0])
-    bar = re.search('blue_cube.*', text)[0]
-    low, high = wilson(9, 20)
-    lengths = bar.count('█'), bar.count('▓'), bar.count('░')
-    assert np.cumsum(lengths) == pytest.approx(np.array([low, 9 / 20, high]) * width, abs=0.5)
-
-
-@pytest.mark.parametrize('rows', [
-    [],
-    [row('red_table', 0, 0)],
-    [row('red_table', 0, 0, invalid=12)],
-    [row('red_table', 3_000_000_000, 4_000_000_000, search_mass=0.5)],
-    [row(f'a_name_that_is_far_too_long_for_a_table_{i}', 1, 2, search_mass=0.01)
-     for i in range(150)],
-])
-def test_table_fits_a_terminal(rows: list[dict]):
-    content = a_map(rows, nominal=(0, 0))
-    content['settings']['policy'] = 'robomimic:/' + 'a/very/long/path/' * 20
-    lines = map_table(read(content)).splitlines()
-    assert max(map(len, lines)) <= 96
-    assert sum(bool(re.search(r'\d / \d', line)) for line in lines) == 1 + len(rows)
-
-
-def test_table_says_what_was_not_tried():
-    text = map_table(read(a_map([row('red_table', 0, 0), row('big_cube', 0, 0, invalid=3)])))
-    assert re.search('red_table +0 / 0 +– +– +not tried', text)
-    assert re.search('big_cube +0 / 0 +– +– +3 invalid', text)
-
-
-def test_adaptive_rates_are_called_biased():
-    content = four()
-    assert 'biases' not in map_table(read(content))
-    content['settings']['searcher'] = 'ppo'
-    assert 'biases' in map_table(read(content))
-
-
-@pytest.mark.parametrize(('rows', 'sentence'), [
-    ([], 'No perturbation has a valid rollout yet'),
-    ([row('a', 0, 0)], 'No perturbation has a valid rollout yet'),
-    ([row('a', 3, 4)], 'a, the only perturbation tried, failed in 3 of 4 rollouts'),
-    ([row('a', 3, 4), row('b', 4, 4), row('c', 2, 4)],
-     '2 of 3 perturbations failed in more than half of their rollouts'),
-    ([row('a', 3, 4), row('b', 0, 4), row('c', 0, 0)],
-     '1 of the 2 perturbations tried failed in more than half of its rollouts'),
-    ([row('a', 2, 4), row('b', 1, 4)], 'No perturbation failed in more than half of its rollouts; '
-     'highest in the ranking is a, with 2 of 4'),
-    ([row('a', 0, 4), row('b', 0, 4)], 'None of 2 perturbations failed in any rollout'),
-])
-def test_headline(rows: list[dict], sentence: str):
-    assert headline(read(a_map(rows))) == sentence
-
-
-def test_shares_are_not_rounded_to_never_and_always():
-    text = map_table(read(a_map([row('a', 999, 1000), row('b', 1, 1000)])))
-    assert re.search(r'999 / 1,000 +>99%', text) and re.search(r' 1 / 1,000 +<1%', text)
-
-
 # The pictures.
 
 def test_image_is_what_ros_wants_and_follows_the_map():
-    image = map_image(read(four()))
+    image = map_image(four())
     assert image.shape == (720, 960, 3) and image.dtype == np.uint8 and image.flags.c_contiguous
-    assert (image == map_image(read(four()))).all()
-    assert map_image(read(four()), 640, 480).shape == (480, 640, 3)
+    assert (image == map_image(four())).all()
+    assert map_image(four(), 640, 480).shape == (480, 640, 3)
     others = [
-        a_map([row(name, *counts) for name, counts in {**RATES, 'big_cube': (16, 20)}.items()]),
-        a_map([row(name, *counts) for name, counts in RATES.items()], nominal=(5, 20)),
-        {**four(), 'budget': {'asked': 100, 'done': 99, 'invalid': 0}},
+        a_map(row(name, *counts) for name, counts in {**RATES, 'big_cube': (16, 20)}.items()),
+        four(nominal=(5, 20)),
+        four(budget={'asked': 100, 'done': 99, 'invalid': 0}),
     ]
-    assert all((image != map_image(read(other))).any() for other in others)
+    assert all((image != map_image(other)).any() for other in others)
+
+
+def coloured(image: np.ndarray) -> np.ndarray:
+    """Return how many pixels of each line have the colour of failure modes."""
+    red, _, blue = image.astype(int).transpose(2, 0, 1)
+    return ((red > 180) & (red - blue > 60)).sum(axis=1)
 
 
 def test_bars_of_the_image_are_as_long_as_the_rates():
-    rows = [row('a', 100, 100), row('b', 50, 100), row('c', 0, 100), row('d', 0, 0)]
-    red, _, blue = map_image(read(a_map(rows, nominal=(0, 0)))).astype(int).transpose(2, 0, 1)
-    lengths = ((red > 180) & (red - blue > 60)).sum(axis=1)  # coloured pixels of each line
+    lengths = coloured(map_image(a_map([row('a', 100, 100), row('b', 50, 100), row('c')],
+                                       nominal=(0, 100))))
     full = lengths.max()
-    starts = np.flatnonzero((lengths[1:] > 0) & (lengths[:-1] == 0)) + 3
+    inside = np.flatnonzero((lengths[8:] > 0) & (lengths[:-8] == 0)) + 12
     assert full > 500
-    assert lengths[starts] == pytest.approx([full, full / 2], abs=4)
+    assert sorted({round(lengths[line] / full, 1) for line in inside}) == [0.5, 1.0]
 
 
-@pytest.mark.parametrize('content', [
-    a_map([]), a_map([], nominal=(0, 0)), a_map([row('a', 0, 0)]), a_map([row('a', 1, 1)]),
+def test_only_what_is_confirmed_is_filled():
+    def area(*rows: MapRow, **others: object) -> int:
+        return coloured(map_image(a_map(rows, nominal=(0, 40), **others))).sum()
+
+    filled = area(row('a', 30, 40))
+    hollow = area(row('a', discovery=(30, 40)))
+    assert 0 < hollow < filled / 10
+    assert 0 < area(row('a', 30, 40), stopped='') < filled / 10
+    assert area(row('a', 3, 40)) == 0  # not shown
+
+
+@pytest.mark.parametrize('known', [
+    a_map([]), a_map([], nominal=(0, 0)), a_map([row('a')]), a_map([row('a', 1, 1)]),
     a_map([row('a', 1, 1), row('b', 0, 1, search_mass=1.0)]),
-    a_map([row(f'$perturbation_{i}$', 10**9, 2 * 10**9) for i in range(300)]),
+    a_map([row('a', 20, 20), row('b', discovery=(20, 20))]),
+    a_map([row(f'$perturbation_{i}$', 10**5, 2 * 10**5) for i in range(300)]),
 ])
-def test_pictures_of_unusual_maps(content: dict):
-    assert map_image(read(content)).std() > 0
-    assert ElementTree.fromstring(radar_svg(read(content))).tag.endswith('svg')
+def test_pictures_of_unusual_maps(known: FailureMap):
+    assert map_image(known).std() > 0
+    assert ElementTree.fromstring(radar_svg(known)).tag.endswith('svg')
 
 
 def test_radar_follows_the_map():
-    plots = [radar_svg(read(content)) for content in (
-        four(),
-        a_map([row(name, *counts) for name, counts in {**RATES, 'big_cube': (2, 20)}.items()]),
-        a_map([row(name, *counts, search_mass=0.25) for name, counts in RATES.items()]))]
-    assert len({re.sub(rb'"[#m]?\w*"', b'', plot) for plot in plots}) == 3
+    plots = [radar_svg(known) for known in (
+        four(), four(stopped=''),
+        a_map(row(name, *counts) for name, counts in {**RATES, 'big_cube': (2, 20)}.items()),
+        a_map(row(name, *counts, search_mass=0.25) for name, counts in RATES.items()))]
+    assert len({re.sub(rb'"[#m]?\w*"', b'', plot) for plot in plots}) == 4
+    assert [b'failure mode' in plot for plot in plots[:2]] == [
+        True, False]
 
 
 # The page.
@@ -248,37 +160,76 @@ def test_page_needs_nothing_but_itself(out: Path):
     assert not list(out.glob('.report*')) and not list(out.glob('*.tmp'))
 
 
+def put(out: Path, known: FailureMap) -> Page:
+    """Put the map into DIR and return the page of it."""
+    (out / 'failure_map.json').write_text(known.to_json())
+    return Page(write_report(out))
+
+
+def ends(interval: tuple[float, float]) -> str:
+    """Return an interval as the page has it."""
+    return f'{100 * interval[0]:.0f}–{100 * interval[1]:.0f}%'
+
+
 def test_page_holds_the_whole_map(out: Path):
     page = Page(write_report(out))
     for name, (failures, n) in RATES.items():
-        low, high = wilson(failures, n)
         for text in (name, f'Change to {name}', f'{failures} of {n}', f'{failures / n:.0%}',
-                     f'{100 * low:.0f}–{100 * high:.0f}%'):
+                     ends(wilson(failures, n))):
             assert text in page.text
-    assert '2 of 4 perturbations failed in more than half of their rollouts.' in page.text
-    assert '3 of 4 perturbations have an interval wholly above that' in page.text
-    for text in ('robomd diagnose --task lift --out DIR', 'aa' * 32, 'mujoco 3.9.0', 'egl'):
+    assert headline(four()) in page.text and four().stopped in page.text
+    for text in (*findings(four()), 'robomd diagnose --task lift --out DIR', 'aa' * 32,
+                 'mujoco 3.9.0', 'egl'):
         assert text in page.text
 
 
-def test_page_says_what_is_missing_or_biased(out: Path):
-    content = four()
-    content['settings']['searcher'] = 'ppo'
-    content['budget'] = {'asked': 100, 'done': 40, 'invalid': 3}
-    content['invalid_reasons'] = {'solved_at_reset': 3}
-    (out / 'failure_map.json').write_text(json.dumps(content))
-    page = Page(write_report(out))
-    assert 'The run is not finished: 40 of 100 rollouts' in page.text
-    assert 'biases these rates' in page.text
+def test_page_compares_with_nominal(out: Path):
+    text = Page(write_report(out)).text
+    for name in RATES:
+        versus = next(each for each in four().perturbations if each.name == name).versus_nominal
+        low, high = (f'{100 * end:+.0f}'.replace('-', '−') for end in versus.interval)
+        p = 'p < 0.001' if versus.p_holm < 0.001 else f'p = {versus.p_holm:.3f}'
+        assert f'{100 * versus.difference:+.0f} points {low} to {high} {p}, 20 pairs' in text
+    assert text.count('failure mode ') >= 3 and 'not shown' in text
+
+
+def test_page_keeps_discovery_apart(out: Path):
+    text = put(out, a_map([row('both', 10, 20, discovery=(7, 9)),
+                           row('hint', discovery=(8, 8))])).text
+    assert f'50% {ends(wilson(10, 20))} 10 of 20' in text
+    assert f'7 of 9 {ends(confidence_sequence(7, 9))}' in text
+    assert f'suspected not confirmed – 8 of 8 {ends(confidence_sequence(8, 8))}' in text
+    assert '(8 of 8, discovery)' in text
+    assert '>discovery</th>' in (out / 'report.html').read_text()
+    put(out, four())
+    assert '>discovery</th>' not in (out / 'report.html').read_text()
+
+
+def test_page_says_what_is_missing(out: Path):
+    page = put(out, four(stopped='', budget={'asked': 100, 'done': 40, 'invalid': 3},
+                         invalid_reasons={'solved_at_reset': 3}))
+    assert 'The diagnosis has not ended' in page.text and 'there are no verdicts' in page.text
+    assert f'100% {ends(confidence_sequence(20, 20))} 20 of 20' in page.text
+    assert 'pairs' not in page.text
     assert 'solved_at_reset 3' in page.text
+
+
+def test_page_has_suspicion_estimate_and_mass_if_measured(out: Path):
+    rows = [row(name, *counts, suspicion=0.321, estimate=0.52, search_mass=0.123)
+            for name, counts in RATES.items()]
+    text = put(out, a_map(rows)).text
+    heads = text[text.index('rank'):]
+    assert 0 < heads.index('suspicion') < heads.index('failure rate')
+    assert text.count('0.321') == text.count('0.123') == text.count('52%') == 4
 
 
 def test_page_escapes_what_others_wrote(out: Path):
     attack = '<script>alert(1)</script>'
-    content = a_map([row('red_table', 1, 2, sentence=attack)], command=f'robomd "{attack}"',
-                    versions={attack: '"><img src=x>'}, invalid_reasons={attack: 2})
-    content['settings']['policy'] = attack
-    (out / 'failure_map.json').write_text(json.dumps(content))
+    known = a_map([row('red_table', 1, 2, sentence=attack)], command=f'robomd "{attack}"',
+                  versions={attack: '"><img src=x>'}, invalid_reasons={attack: 2},
+                  stopped=attack, minimal_sets=(a_set(attack, 'red_table'),))
+    known = replace(known, settings={**known.settings, 'policy': attack})
+    (out / 'failure_map.json').write_text(known.to_json())
     with ledger(out) as to:
         add(to, (['red_table'], 0, 'failure', frame(10), frame(20)))
     page = Page(write_report(out))
@@ -287,15 +238,15 @@ def test_page_escapes_what_others_wrote(out: Path):
     assert all(link.startswith(('data:', '#')) for link in page.links)
 
 
-@pytest.mark.parametrize('content', [
-    a_map([]), a_map([], nominal=(0, 0)), a_map([row('a', 0, 0)], nominal=(0, 0)),
-    a_map([row('a', 1, 1)]), a_map([row('a', 10**10, 2 * 10**10)]),
+@pytest.mark.parametrize('known', [
+    a_map([]), a_map([], nominal=(0, 0)), a_map([row('a')], nominal=(0, 0)),
+    a_map([row('a', 1, 1)]), a_map([row('a', 10**5, 2 * 10**5)]),
+    a_map([row('a', discovery=(1, 1))], nominal=(0, 0)), four(stopped=''),
 ])
-def test_page_of_unusual_maps(out: Path, content: dict):
-    (out / 'failure_map.json').write_text(json.dumps(content))
-    page = Page(write_report(out))
-    assert headline(read(content)) in page.text
-    assert all(entry['name'] in page.text for entry in content['perturbations'])
+def test_page_of_unusual_maps(out: Path, known: FailureMap):
+    page = put(out, known)
+    assert headline(known) in page.text
+    assert all(each.name in page.text for each in known.perturbations)
 
 
 def test_pictures_come_from_scenes_then_from_the_ledger(out: Path):
@@ -328,13 +279,29 @@ def test_frames_of_failures(out: Path):
 
 
 def test_stacked_conditions(out: Path):
-    stacked = [{'perturbations': ['red_table', f'other_{i}'], 'n': 10 + i, 'failures': 10,
-                'failure_rate': 10 / (10 + i), 'interval': list(wilson(10, 10 + i)), 'invalid': 0}
-               for i in range(25)]
-    (out / 'failure_map.json').write_text(json.dumps({**four(), 'conditions': stacked}))
-    text = Page(write_report(out)).text
-    assert 'red_table + other_19' in text and '10 of 29' in text and 'other_20' not in text
-    assert 'the first 20 of 25' in text
+    stacks = tuple(stack('red_table', f'other_{i}', discovery=(10, 10 + i)) for i in range(25))
+    text = put(out, four(conditions=(stack('a', 'b', counts=(5, 7)), *stacks))).text
+    assert f'a + b 71% {ends(wilson(5, 7))} 5 of 7 –' in text
+    assert (f'red_table + other_18 not confirmed 10 of 28 {ends(confidence_sequence(10, 28))}'
+            in text)
+    assert 'other_19' not in text and 'the first 20 of 26' in text
+
+
+def test_minimal_sets_and_interactions(out: Path):
+    pair = a_pair('red_table', 'big_cube', excess=0.5, interval=(0.2, 0.7),
+                  verdict='more than its members')
+    known = four(minimal_sets=(a_set('red_table', 'big_cube'),
+                               a_set('a', 'b', 'c', shown=False)), interactions=(pair,))
+    text = put(out, known).text
+    assert f'red_table + big_cube 92% {ends(wilson(11, 12))} (11 of 12) all needed' in text
+    assert f'a + b + c 92% {ends(wilson(11, 12))} (11 of 12) suspected' in text
+    needed = known.minimal_sets[0].members[0].needed
+    assert text.count(f'8% {ends(wilson(1, 12))} 1 of 12 '
+                      f'{100 * needed.difference:+.0f} points') == 5  # as many members
+    assert (f'red_table + big_cube 75% {ends(wilson(9, 12))} 9 of 12 25% +50 points +20 to +70 '
+            'more than its members') in text
+    without = put(out, four()).text
+    assert 'What it takes to fail' not in without and 'Excess' not in without
 
 
 def test_report_is_replaced_whole(out: Path):
@@ -352,9 +319,9 @@ def test_report_while_the_ledger_is_written(out: Path):
 
 
 @pytest.mark.parametrize('content', [
-    None, 'not JSON', '{}', '[]', json.dumps({**four(), 'version': 99}),
-    json.dumps({**four(), 'format': 'something else'}), json.dumps({**four(), 'nominal': 3}),
-    json.dumps({**four(), 'settings': {}}),
+    None, 'not JSON', '{}', '[]', changed(four(), version=1), changed(four(), version=99),
+    changed(four(), format='something else'), changed(four(), nominal=3),
+    changed(four(), settings={}),
 ])
 def test_map_that_cannot_be_used(tmp_path: Path, content: str | None):
     if content is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from robomd_ros.conditions import Catalogue, Condition, NOMINAL
+from robomd_ros.diagnosis.suspicion import Suspicion
 from robomd_ros.rollouts.protocol import RolloutRequest, RolloutResult, RolloutRunner
 
 Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]  # what SearchEnv.step returns
@@ -32,20 +33,28 @@ class Search:
     What a searcher is given.
 
     runner: answers a key that has ended before without running it again.
-    rollouts: the budget, control rollouts included. checkpoints: a directory of its own.
+    rollouts: the budget, of which control are of the nominal condition: control/0, control/1, ...
+    checkpoints: a directory of its own. recorded: key -> the names of the condition under which
+    that rollout has ended, None if it has not; runs nothing.
+    on_mass, on_estimate: to be called, whenever it has changed, with the search mass, and with the
+    failure rates that the searcher's model expects; one number a perturbation in the catalogue's
+    order. settled: whether to end before the budget does; to be asked now and then.
+    suspicion: measures it if that has not been done. purpose: of the searcher's rollouts.
     reward: a name of REWARDS. max_perturbations: on top of each other in an episode.
-    recorded: key -> the names of the condition under which that rollout has ended, None if it has
-    not; runs nothing. on_mass: to be called with the search mass, one number a perturbation in the
-    catalogue's order, whenever that has changed.
     """
 
     catalogue: Catalogue
     runner: RolloutRunner
     rollouts: int
+    control: int
     seed: int
     checkpoints: Path
     recorded: Callable[[str], tuple[str, ...] | None]
     on_mass: Callable[[np.ndarray], None]
+    on_estimate: Callable[[np.ndarray], None]
+    settled: Callable[[], bool]
+    suspicion: Callable[[], Suspicion]
+    purpose: str = 'discovery'
     reward: str = 'paper'
     max_perturbations: int = MAX_PERTURBATIONS
 
@@ -72,7 +81,9 @@ class SearchEnv(gymnasium.Env[np.ndarray, np.int64]):
     it took as a share of the horizon, or as REWARDS say. An episode is truncated after
     max_perturbations perturbations, and after an invalid rollout, whose reward is 0.
     Every rollout starts from an initial state of its own, which for rollout k is that of control
-    rollout k. What the runner raises passes through.
+    rollout k. No two conditions share one: what one condition did from it would tell how another
+    is going to do, and rates of what was chosen in that light would have no honest interval.
+    What the runner raises passes through.
     rollouts: how many it has run; control rollouts are not among them.
     """
 
@@ -121,16 +132,21 @@ class SearchEnv(gymnasium.Env[np.ndarray, np.int64]):
 
     def step(self, action: np.int64 | int) -> Step:
         """Apply the perturbation and run the policy under test; info says what became of it."""
-        perturbation = self.catalogue.perturbations[int(action)]
-        return self._advance(self._condition.with_perturbation(perturbation))
+        return self.take(int(action), None)
+
+    def take(self, action: int, probability: float | None) -> Step:
+        """Do as step does; probability: with which the action was chosen, for the ledger."""
+        perturbation = self.catalogue.perturbations[action]
+        return self._advance(self._condition.with_perturbation(perturbation), probability)
 
     def repeat(self, names: tuple[str, ...]) -> Step:
         """Do as the step did that led to the condition of those names."""
         return self._advance(self.catalogue.condition(names))
 
-    def _advance(self, condition: Condition) -> Step:
-        number = self.rollouts
-        request = RolloutRequest(self._key(number), condition, self._seed, self._trial(number))
+    def _advance(self, condition: Condition, probability: float | None = None) -> Step:
+        request = RolloutRequest(
+            self._key(self.rollouts), condition, self._seed, self._trial(self.rollouts),
+            'discovery', probability)
         result = run_one(self._runner, request)
         self.rollouts += 1
         self._applied += 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import signal
 import sys
 import time
+from typing import Any
 
 import rclpy
 from rclpy.action import ActionClient
@@ -17,6 +18,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from robomd_ros.action import Diagnose
 from robomd_ros.errors import UserError
+from robomd_ros.graph import Argument, ARGUMENTS, ASKED
 from robomd_ros.msg import RunState
 from robomd_ros.ros.diagnostics import Diagnostics, Health, OK
 from robomd_ros.ros.node import ALIVE, declare
@@ -35,19 +37,8 @@ class DiagnoseClient(Node):
         super().__init__('diagnose')
         self.stopped = False
         self._gone = False
-        self._goal = Diagnose.Goal(
-            task=declare(self, 'task', 'lift', 'The task whose policy is diagnosed.'),
-            catalogue=declare(
-                self, 'catalogue', '', "The catalogue file; empty takes the task's own."),
-            searcher=declare(self, 'searcher', 'ppo', 'Who chooses the conditions: ppo or sweep.'),
-            rollouts=declare(self, 'rollouts', 500, 'How many rollouts to run.', low=1),
-            seed=declare(self, 'seed', 0, 'Of the search and of the initial states.', low=0),
-            reward=declare(self, 'reward', 'paper', 'What a success is worth to ppo: paper, flat '
-                           'or eq1_direction; sweep ignores it.'),
-            max_perturbations=declare(
-                self, 'max_perturbations', 5, 'How many perturbations ppo puts on top of each '
-                'other; sweep ignores it.', low=1, high=20),
-            out=os.path.abspath(declare(self, 'out', 'diagnosis', 'Folder for the results.')))
+        given = {a.name: _declare(self, a) for a in ARGUMENTS if a.name in ASKED}
+        self._goal = Diagnose.Goal(**{**given, 'out': os.path.abspath(given['out'])})
         self._client = ActionClient(self, Diagnose, 'diagnoser/diagnose')
         self.create_subscription(
             RunState, 'diagnoser/run_state', lambda state: None, ALIVE,
@@ -106,6 +97,15 @@ class DiagnoseClient(Node):
 
         print(conclude(Path(result.path).parent), flush=True)
         return 0
+
+
+def _declare(node: Node, argument: Argument) -> Any:
+    """Declare the parameter that is the argument; return what stands for its value in a goal."""
+    default, about = argument.default, argument.description
+    value = declare(node, argument.name, default, f'{about[0].upper()}{about[1:]}.',
+                    argument.low if isinstance(default, int) else None, argument.high)
+    # In a goal a share of 0 is one that was not set, and a negative one is 0.
+    return value or -1.0 if isinstance(default, float) else value
 
 
 class _Progress:

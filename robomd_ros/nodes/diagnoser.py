@@ -166,7 +166,9 @@ class Diagnosis:
         result = Diagnose.Result()
         phase, detail = RunState.FINISHED, 'The diagnosis is done.'
         try:
-            self._take(self._run())
+            found = self._run()
+            self._take(found)
+            detail = f'The diagnosis is done. {found.stopped}'
         except Exception as error:
             result.error_code = next(c for kind, c in _ERROR_CODES if isinstance(error, kind))
             result.error_msg = detail = str(error)
@@ -193,6 +195,11 @@ class Diagnosis:
         settings = Settings(
             task=goal.task, policy='', catalogue=catalogue.path, searcher=goal.searcher,
             rollouts=goal.rollouts, seed=goal.seed, out=self.out,
+            control_share=_share(goal.control_share, Settings.control_share),
+            confirm_share=_share(goal.confirm_share, Settings.confirm_share),
+            stop=goal.stop or Settings.stop,
+            settle_top=goal.settle_top or Settings.settle_top,
+            settle_within=_share(goal.settle_within, Settings.settle_within),
             reward=goal.reward or Settings.reward,
             max_perturbations=goal.max_perturbations or Settings.max_perturbations)
         check_settings(settings)
@@ -225,8 +232,11 @@ class Diagnosis:
         rows: tuple[MapRow | ConditionRow, ...] = (
             found.nominal, *found.perturbations, *found.conditions)
         budget = found.budget
-        self._last = Progress(budget['done'], budget['asked'], sum(row.failures for row in rows),
-                              budget['invalid'], found)
+        discovered = sum(row.discovery.failures for row in rows
+                         if row.discovery and row.source != 'discovery')
+        self._last = Progress(
+            budget['done'], budget['asked'], sum(row.failures for row in rows) + discovered,
+            budget['invalid'], lambda: found)
 
     def _tell(self, phase: int, detail: str) -> FailureMapMsg:
         state = RunState(phase=phase, detail=detail, rollouts_asked=self._goal.rollouts,
@@ -239,14 +249,22 @@ class Diagnosis:
             per_second = (last.done - self._first.done) / (time.monotonic() - self._begun)
             state.rate = 60 * per_second
             state.seconds_left = (last.asked - last.done) / per_second
-        return self._node.tell(state, last.map if last is not None else None)
+        return self._node.tell(state, last.read_map() if last is not None else None)
+
+
+def _share(given: float, default: float) -> float:
+    """Return the share that a goal asks for, in which 0 is what nobody has set."""
+    return max(given, 0.0) if given else default
 
 
 def _command(settings: Settings, catalogue: str, info: ExecutorInfo, executors: int) -> str:
     """Return the command that starts such a graph and asks for this diagnosis."""
     values = {
         'task': settings.task, 'policy': settings.policy, 'searcher': settings.searcher,
-        'rollouts': settings.rollouts, 'seed': settings.seed, 'reward': settings.reward,
+        'rollouts': settings.rollouts, 'seed': settings.seed,
+        'control_share': settings.control_share, 'confirm_share': settings.confirm_share,
+        'stop': settings.stop, 'settle_top': settings.settle_top,
+        'settle_within': settings.settle_within, 'reward': settings.reward,
         'max_perturbations': settings.max_perturbations, 'executors': executors,
         'out': settings.out, 'catalogue': catalogue, 'horizon': info.horizon,
         'fidelity': info.fidelity}

@@ -2,23 +2,34 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """policy_executor: owns one world and the policy under test, and runs rollouts with them."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 import dataclasses
+from functools import partial
 import sys
 import time
 import traceback
+from typing import Any
 
 import numpy as np
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.task import Future
-from robomd_ros.action import ExecuteRollout
+from robomd_ros.action import ExecuteRollout, MeasureDeviation
 from robomd_ros.conditions import load_catalogue, NOMINAL
 from robomd_ros.conditions.catalogue import default_catalogue
 from robomd_ros.conditions.tasks import get_task
 from robomd_ros.errors import UserError
 from robomd_ros.msg import ExecutorInfo
-from robomd_ros.rollouts import RolloutCanceled, RolloutRequest, run_rollout, versions
+from robomd_ros.rollouts import (
+    LocalRunner,
+    PolicyUnusable,
+    RolloutCanceled,
+    RolloutRequest,
+    run_rollout,
+    RunnerError,
+    versions,
+)
 from robomd_ros.ros.conversions import (
     condition_from_msg,
     image_to_msg,
@@ -35,9 +46,11 @@ _SHOW = 0.1      # s of wall time between two pictures, and between two joint st
 _ACTING = ExecuteRollout.Feedback.ACTING
 _CLOSE = 4.0     # s that the world gets to be closed when the process is to end
 
+_Work = Callable[[ServerGoalHandle], Any]  # does what the goal asks; returns the action's result
+
 
 class PolicyExecutor(ManagedNode):
-    """Runs one rollout at a time, in the one thread that world and policy belong to."""
+    """Serves one goal at a time, in the one thread that world and policy belong to."""
 
     def __init__(self) -> None:
         super().__init__('policy_executor')
@@ -60,9 +73,12 @@ class PolicyExecutor(ManagedNode):
         self._worker = ThreadPoolExecutor(1)
         self._busy = self._closing = False
         self._rollouts, self._steps_per_second, self._last_error = 0, 0.0, ''
-        self._server = ActionServer(
-            self, ExecuteRollout, '~/execute_rollout', self._execute,
+        self._servers = [ActionServer(
+            self, action, name, partial(self._serve, action.Result, work),
             cancel_callback=lambda goal: CancelResponse.ACCEPT, result_timeout=RESULT_TIMEOUT)
+            for action, name, work in (
+                (ExecuteRollout, '~/execute_rollout', self._run),
+                (MeasureDeviation, '~/measure_deviation', self._measure))]
         self._diagnostics = Diagnostics(self, self._health)
         self.start()
 
@@ -86,18 +102,18 @@ class PolicyExecutor(ManagedNode):
         wait([self._worker.submit(self._close)], _CLOSE)
         super().destroy_node()
 
-    async def _execute(self, goal: ServerGoalHandle) -> ExecuteRollout.Result:
-        """Have the worker run the rollout, so that the node goes on spinning."""
+    async def _serve(self, kind: Any, work: _Work, goal: ServerGoalHandle) -> Any:
+        """Have the worker do the work, so that the node goes on spinning; kind: of the result."""
         if not self.active:
-            result = _refusal(ExecuteRollout.Result.NOT_ACTIVE,
+            result = _refusal(kind, kind.NOT_ACTIVE,
                               f'{self.get_name()} is not active; activate it.')
         elif self._busy:
-            result = _refusal(ExecuteRollout.Result.BUSY,
-                              f'{self.get_name()} runs another rollout; wait for its end.')
+            result = _refusal(kind, kind.BUSY,
+                              f'{self.get_name()} is at another goal; wait for its end.')
         else:
             self._busy = True
             done = Future()
-            self._worker.submit(self._work, goal, done)
+            self._worker.submit(self._work, kind, work, goal, done)
             result = await done
             self._busy = False
         if result.error_code == result.NONE:
@@ -118,7 +134,7 @@ class PolicyExecutor(ManagedNode):
             return WARN, 'Not active.', values
         if self._last_error:
             return ERROR, self._last_error, values
-        return OK, 'Running a rollout.' if self._busy else 'Ready.', values
+        return OK, 'At work.' if self._busy else 'Ready.', values
 
     # What follows runs in the worker thread.
 
@@ -149,21 +165,61 @@ class PolicyExecutor(ManagedNode):
             self._world.close()
             del self._world, self._policy
 
-    def _work(self, goal: ServerGoalHandle, done: Future) -> None:
+    def _work(self, kind: Any, work: _Work, goal: ServerGoalHandle, done: Future) -> None:
         try:
-            result = self._run(goal)
+            result = work(goal)
             self._last_error = ''
         except RolloutCanceled:
-            result = _refusal(ExecuteRollout.Result.CANCELED, 'The rollout was canceled.')
+            result = _refusal(kind, kind.CANCELED, 'The goal was canceled.')
+        except PolicyUnusable as error:
+            result = _refusal(kind, kind.POLICY_UNUSABLE, str(error))
+        except RunnerError as error:
+            result = _refusal(kind, kind.WORLD_FAULT, str(error))
         except UserError as error:
-            result = _refusal(ExecuteRollout.Result.BAD_CONDITION, str(error))
+            result = _refusal(kind, kind.BAD_CONDITION, str(error))
         except Exception as error:
             if self.context.ok():  # else it is that nothing can be published any more
                 self.get_logger().error(traceback.format_exc())
             self._last_error = f'The world failed: {type(error).__name__}: {error}.'
-            result = _refusal(ExecuteRollout.Result.WORLD_FAULT, self._last_error)
-            result.observed = outcome_to_msg(Outcome('invalid', 'world_fault', source='rollout'))
+            result = _refusal(kind, kind.WORLD_FAULT, self._last_error)
+            if kind is ExecuteRollout.Result:
+                result.observed = outcome_to_msg(
+                    Outcome('invalid', 'world_fault', source='rollout'))
         settle(self, done, result)
+
+    def _pulse(self, goal: ServerGoalHandle) -> Callable[[object], bool]:
+        """Return what a step of the work has to call with its feedback; whether to stop."""
+        told = shown = time.monotonic()
+
+        def pulse(feedback: object) -> bool:
+            nonlocal told, shown
+            now = time.monotonic()
+            if now - told >= _FEEDBACK:
+                told = now
+                goal.publish_feedback(feedback)
+            if now - shown >= _SHOW:
+                shown = now
+                self._show()
+            return self._closing or goal.is_cancel_requested
+
+        return pulse
+
+    def _measure(self, goal: ServerGoalHandle) -> MeasureDeviation.Result:
+        asked = goal.request
+        task = get_task(self._task)
+        conditions = [condition_from_msg(condition, task) for condition in asked.conditions]
+        self._world.info = self._world_info
+        feedback, pulse = MeasureDeviation.Feedback(), self._pulse(goal)
+
+        def on_progress(done: int) -> None:
+            feedback.done = done
+
+        runner = LocalRunner(self._world, self._policy, lambda: pulse(feedback))
+        found = runner.deviations(conditions, asked.seed, on_progress)
+        return MeasureDeviation.Result(
+            translation=[each.translation for each in found],
+            gripper=[each.gripper for each in found],
+            states=found[0].states if found else 0, rollouts=found[0].rollouts if found else 0)
 
     def _run(self, goal: ServerGoalHandle) -> ExecuteRollout.Result:
         asked = goal.request
@@ -173,18 +229,10 @@ class PolicyExecutor(ManagedNode):
         self._world.info = dataclasses.replace(
             info, horizon=asked.horizon or info.horizon,
             instruction=asked.instruction or info.instruction)
-        told = shown = time.monotonic()
+        pulse = self._pulse(goal)
 
         def on_step(step: int) -> bool:
-            nonlocal told, shown
-            now = time.monotonic()
-            if now - told >= _FEEDBACK:
-                told = now
-                goal.publish_feedback(ExecuteRollout.Feedback(phase=_ACTING, step=step))
-            if now - shown >= _SHOW:
-                shown = now
-                self._show()
-            return self._closing or goal.is_cancel_requested
+            return pulse(ExecuteRollout.Feedback(phase=_ACTING, step=step))
 
         rollout = run_rollout(self._world, self._policy, request, self.get_name(), on_step)
         self._rollouts += 1
@@ -205,8 +253,8 @@ class PolicyExecutor(ManagedNode):
             self._joints.publish(joint_state_to_msg(*self._world.joint_state(), stamp))
 
 
-def _refusal(code: int, sentence: str) -> ExecuteRollout.Result:
-    return ExecuteRollout.Result(error_code=code, error_msg=sentence)
+def _refusal(kind: Any, code: int, sentence: str) -> Any:
+    return kind(error_code=code, error_msg=sentence)
 
 
 def main() -> int:

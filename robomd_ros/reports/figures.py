@@ -12,7 +12,14 @@ from typing import Any, TYPE_CHECKING
 
 import numpy as np
 from robomd_ros.diagnosis.failure_map import FailureMap, MapRow
-from robomd_ros.reports.table import no_rate, percent, percents
+from robomd_ros.reports.table import (
+    confirmed,
+    interval,
+    no_rate,
+    percent,
+    percents,
+    standing,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +32,13 @@ ROW = 22  # px, the least height of a bar's row that can be read
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of a figure; failure and nominal differ for colour-blind eyes as well."""
+    """
+    The colours of a figure; failure and nominal differ for colour-blind eyes as well.
 
+    paper: what the figure lies on.
+    """
+
+    paper: str
     ink: str
     muted: str
     line: str
@@ -35,41 +47,51 @@ class Palette:
     mass: str
 
 
-LIGHT = Palette('#1b1f24', '#646b75', '#d9dce1', '#c2452d', '#2b6a99', '#7a4fb0')
-DARK = Palette('#e7e9ec', '#9aa2ad', '#3a404a', '#f2806a', '#6fb2e3', '#b795e8')
+LIGHT = Palette('#ffffff', '#1b1f24', '#646b75', '#d9dce1', '#c2452d', '#2b6a99', '#7a4fb0')
+DARK = Palette('#1a1d22', '#e7e9ec', '#9aa2ad', '#3a404a', '#f2806a', '#6fb2e3', '#b795e8')
 
 
 def map_image(failure_map: FailureMap, width: int = 960, height: int = 720) -> np.ndarray:
     """
     Draw the ranked failure map as (height, width, 3) uint8 RGB.
 
-    One bar a perturbation, by rank: its failure rate, the 95% interval as a whisker, failures / n
-    beside it. The vertical band is nominal's interval. Rows that do not fit are left out, and the
-    last line says so.
+    One bar a perturbation, by rank: its failure rate, the 95% interval as a whisker, rate and n
+    beside it. Its colour is the verdict; it is filled if the rate is final, and hollow if it is of
+    discovery or the diagnosis has not ended. The vertical band is nominal's interval. Rows that
+    do not fit are left out, and the last line says so.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor='white')
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((210 / width, 48 / height, 1 - 320 / width, 1 - 130 / height))
-    shown = failure_map.perturbations[:max(1, (height - 130) // ROW)]
-    _draw_nominal_band(axes, failure_map.nominal)
-    _draw_bars(axes, shown)
+    axes = figure.add_axes((210 / width, 64 / height, 1 - 320 / width, 1 - 150 / height))
+    shown = failure_map.perturbations[:max(1, (height - 150) // ROW)]
+    _draw_nominal_band(axes, failure_map)
+    _draw_bars(axes, failure_map, shown)
     _draw_scale(axes, len(shown))
     _draw_titles(figure, failure_map, len(shown))
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _draw_nominal_band(axes: 'Axes', nominal: MapRow) -> None:
+def _color(failure_map: FailureMap, row: MapRow, palette: Palette) -> str:
+    """Return the colour of the perturbation's verdict."""
+    return {'failure mode': palette.failure, 'suspected': palette.failure,
+            'better than nominal': palette.nominal}.get(standing(failure_map, row), palette.muted)
+
+
+def _draw_nominal_band(axes: 'Axes', failure_map: FailureMap) -> None:
+    nominal = failure_map.nominal
     if nominal.failure_rate is None:
         return
-    axes.axvspan(*nominal.interval, color=LIGHT.nominal, alpha=0.16, linewidth=0)
+    axes.axvspan(*interval(failure_map, nominal), color=LIGHT.nominal, alpha=0.16, linewidth=0)
     axes.axvline(nominal.failure_rate, color=LIGHT.nominal, linewidth=1.5)
 
 
-def _draw_bars(axes: 'Axes', rows: tuple[MapRow, ...]) -> None:
+def _draw_bars(axes: 'Axes', failure_map: FailureMap, rows: tuple[MapRow, ...]) -> None:
+    from matplotlib.colors import to_rgba
+
     for place, row in enumerate(rows):
         beside: dict[str, Any] = {
             'va': 'center', 'fontsize': 9, 'transform': axes.get_yaxis_transform()}
@@ -79,8 +101,11 @@ def _draw_bars(axes: 'Axes', rows: tuple[MapRow, ...]) -> None:
             axes.axhspan(place - 0.33, place + 0.33, color='#eeeff1', linewidth=0)
             axes.text(0.012, place, no_rate(row), color=LIGHT.muted, **beside)
             continue
-        low, high = row.interval
-        axes.barh(place, row.failure_rate, height=0.66, color='#d77562')
+        low, high = interval(failure_map, row)
+        verdict = _color(failure_map, row, LIGHT)
+        fill = to_rgba(verdict, 0.75) if confirmed(failure_map, row) else 'none'
+        axes.barh(place, row.failure_rate, height=0.6, color=fill, edgecolor=verdict,
+                  linewidth=1.2)
         axes.plot([low, high], [place, place], color=LIGHT.ink, linewidth=1.4, marker='|',
                   markersize=6)
         axes.text(1.015, place, f'{percent(row.failure_rate)} of {row.n:,}', color=color, **beside)
@@ -112,12 +137,16 @@ def _draw_titles(figure: 'Figure', failure_map: FailureMap, shown: int) -> None:
     band = 'no valid rollout yet'
     if nominal.n:
         band = (f'{percent(nominal.failure_rate)} of {nominal.n:,}, '
-                f'95% interval {percents(nominal.interval)}')
+                f'95% interval {percents(interval(failure_map, nominal))}')
     write(54, f'band: nominal scene, {band}', LIGHT.nominal, 10)
-    note = 'failure rate and 95% Wilson interval of each change alone'
+    kind = 'Wilson, of discovery anytime-valid' if failure_map.stopped else 'anytime-valid'
+    note = f'failure rate of each change alone, 95% interval ({kind})'
     if hidden := len(failure_map.perturbations) - shown:
         note += f'; {hidden:,} more, lower in rank, are not drawn'
-    write(height - 20, note, LIGHT.muted, 9)
+    write(height - 36, note, LIGHT.muted, 9)
+    hollow = 'of discovery, not confirmed' if failure_map.stopped else 'not final'
+    write(height - 20, 'red: failure mode, suspected if hollow; blue: better than nominal; grey: '
+          f'not shown; hollow: {hollow}', LIGHT.muted, 9)
 
 
 def radar_svg(failure_map: FailureMap, palette: Palette = LIGHT) -> bytes:
@@ -125,8 +154,9 @@ def radar_svg(failure_map: FailureMap, palette: Palette = LIGHT) -> bytes:
     Draw the radar plot of the paper's Fig. 5 as an SVG picture without background.
 
     One axis a perturbation, ordered by slot so that two maps of one catalogue can be compared: the
-    failure rate as a line, its 95% intervals as a ribbon, nominal's rate as a circle, and, if the
-    searcher has one, its search mass as a thin line, scaled so that the largest touches the rim.
+    failure rate as a line, its 95% intervals as a ribbon, nominal's rate as a circle with a band,
+    and, if the searcher has one, its search mass as a thin line, scaled so that the largest
+    touches the rim. Failure modes are dots, large and filled; what is suspected, large and hollow.
     """
     from matplotlib.figure import Figure
     from matplotlib.projections.polar import PolarAxes
@@ -136,12 +166,13 @@ def radar_svg(failure_map: FailureMap, palette: Palette = LIGHT) -> bytes:
     axes = PolarAxes(figure, (0.2, 0.18, 0.6, 0.7))
     figure.add_axes(axes)
     _prepare_radar(axes, rows, palette)
-    _draw_rates(axes, rows, palette)
-    _draw_nominal_circle(axes, failure_map.nominal, palette)
+    _draw_rates(axes, failure_map, rows, palette)
+    _draw_dots(axes, failure_map, rows, palette)
+    _draw_nominal_circle(axes, failure_map, palette)
     _draw_mass(axes, rows, palette)
     if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc='lower center', ncols=2, frameon=False, fontsize=9.5,
-                      labelcolor=palette.ink)
+        figure.legend(loc='upper center', bbox_to_anchor=(0.5, 0.09), ncols=2, frameon=False,
+                      fontsize=9.5, labelcolor=palette.ink)
     picture = io.BytesIO()
     figure.savefig(picture, format='svg', transparent=True, bbox_inches='tight',
                    metadata={'Date': None})
@@ -175,17 +206,22 @@ def _prepare_radar(axes: 'PolarAxes', rows: list[MapRow], palette: Palette) -> N
                   va='center' if abs(side) > 0.3 else 'bottom' if np.cos(angle) > 0 else 'top')
 
 
-def _draw_rates(axes: 'PolarAxes', rows: list[MapRow], palette: Palette) -> None:
-    angles = _angles(rows)
-    rates = np.array([np.nan if row.failure_rate is None else row.failure_rate for row in rows])
-    low, high = np.array([row.interval for row in rows]).reshape(-1, 2).T
+def _rates(rows: list[MapRow]) -> np.ndarray:
+    """Return the failure rates, nan where there is none."""
+    return np.array([np.nan if row.failure_rate is None else row.failure_rate for row in rows])
+
+
+def _draw_rates(axes: 'PolarAxes', failure_map: FailureMap, rows: list[MapRow],
+                palette: Palette) -> None:
+    angles, rates = _angles(rows), _rates(rows)
+    low, high = np.array([interval(failure_map, row) for row in rows]).reshape(-1, 2).T
     known = ~np.isnan(rates)
     if not known.any():
         return
     # Two axes enclose nothing: points and whiskers instead.
     line = 'o-' if len(rows) > 2 else 'o'
-    axes.plot(_closed(angles), _closed(rates), line, color=palette.failure, linewidth=2,
-              markersize=4.5, label='failure rate, rim = 100%', clip_on=False)
+    axes.plot(_closed(angles), _closed(rates), line, color=palette.failure, linewidth=1.6,
+              markersize=2.5, label='failure rate, rim = 100%', clip_on=False)
     if len(rows) < 3:
         axes.vlines(angles[known], low[known], high[known], color=palette.failure, alpha=0.4,
                     linewidth=6, label='its 95% interval')
@@ -194,11 +230,24 @@ def _draw_rates(axes: 'PolarAxes', rows: list[MapRow], palette: Palette) -> None
                       color=palette.failure, alpha=0.22, linewidth=0, label='its 95% interval')
 
 
-def _draw_nominal_circle(axes: 'PolarAxes', nominal: MapRow, palette: Palette) -> None:
+def _draw_dots(axes: 'PolarAxes', failure_map: FailureMap, rows: list[MapRow],
+               palette: Palette) -> None:
+    fills = {'failure mode': palette.failure, 'suspected': palette.paper}
+    for which, fill in fills.items():
+        there = np.array([standing(failure_map, row) == which for row in rows], bool)
+        if there.any():
+            axes.plot(_angles(rows)[there], _rates(rows)[there], 'o', color=palette.failure,
+                      markerfacecolor=fill, markersize=8, markeredgewidth=1.8, clip_on=False,
+                      zorder=4, label=which)
+
+
+def _draw_nominal_circle(axes: 'PolarAxes', failure_map: FailureMap, palette: Palette) -> None:
+    nominal = failure_map.nominal
     if nominal.failure_rate is None:
         return
     around = np.linspace(0, 2 * np.pi, 181)
-    axes.fill_between(around, *nominal.interval, color=palette.nominal, alpha=0.14, linewidth=0)
+    axes.fill_between(around, *interval(failure_map, nominal), color=palette.nominal, alpha=0.14,
+                      linewidth=0)
     axes.plot(around, np.full_like(around, nominal.failure_rate), color=palette.nominal,
               linewidth=1.8, label=f'nominal scene, {percent(nominal.failure_rate)}')
 

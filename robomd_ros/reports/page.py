@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 import json
 import os
 from pathlib import Path
@@ -15,7 +16,7 @@ import jinja2
 import numpy as np
 from robomd_ros.diagnosis.failure_map import FailureMap
 from robomd_ros.errors import UserError
-from robomd_ros.reports import table
+from robomd_ros.reports import sentences, table
 from robomd_ros.reports.figures import DARK, radar_svg
 
 TEMPLATES = Path(__file__).parent / 'templates'
@@ -63,9 +64,12 @@ def write_report(out: Path, scenes: Mapping[str, np.ndarray] | None = None) -> P
         failures = {name: _failures(name, ledger) for name in names}
     page = _template().render(
         map=failure_map, pictures=pictures, failures=failures,
-        headline=table.headline(failure_map), tried=table.tried(failure_map),
-        above=table.above_nominal(failure_map), failures_shown=FAILURES_SHOWN,
-        conditions_shown=CONDITIONS_SHOWN, radar=_uri(radar_svg(failure_map), 'svg+xml'),
+        headline=table.headline(failure_map), findings=sentences.findings(failure_map),
+        why_stopped=table.why_stopped(failure_map), standing=partial(table.standing, failure_map),
+        confirmed=partial(table.confirmed, failure_map),
+        interval=partial(table.interval, failure_map), meanings=table.MEANINGS,
+        failures_shown=FAILURES_SHOWN, conditions_shown=CONDITIONS_SHOWN,
+        radar=_uri(radar_svg(failure_map), 'svg+xml'),
         radar_dark=_uri(radar_svg(failure_map, DARK), 'svg+xml'))
     return _write_whole(out / 'report.html', page)
 
@@ -158,8 +162,18 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {'percent': table.percent, 'percents': table.percents,
+                            'points': _points, 'p': _p,
                             'count': table.count, 'no_rate': table.no_rate}
     return environment.get_template('report.html.j2')
+
+
+def _points(share: float) -> str:
+    """Write a difference of shares in points of a hundred, with its sign."""
+    return f'{100 * share:+.0f}'.replace('-', '−')
+
+
+def _p(p: float) -> str:
+    return 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
 
 
 def _write_whole(path: Path, text: str) -> Path:

@@ -5,7 +5,6 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 import fcntl
 from itertools import chain
 import json
@@ -14,7 +13,7 @@ from pathlib import Path
 import sqlite3
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from robomd_ros.errors import UserError
@@ -22,7 +21,7 @@ from robomd_ros.rollouts.protocol import RolloutRequest, RolloutResult, RolloutR
 from robomd_ros.rollouts.rollout import SOLVED_AT_RESET
 from robomd_ros.worlds.protocol import Outcome
 
-VERSION = 1  # of the schema, see docs/failure_map.md
+VERSION = 2  # of the schema, see docs/failure_map.md
 INVALID_IN_A_ROW = 3
 _SPOKEN = {'parallel': 'number of executors'}  # settings by what users call them
 _AGAIN = 'then give the same command again, it goes on from there'
@@ -32,11 +31,11 @@ BEGIN IMMEDIATE;
 CREATE TABLE run (settings TEXT NOT NULL, command TEXT NOT NULL, created REAL NOT NULL);
 CREATE TABLE rollouts (
     id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, condition TEXT NOT NULL,
-    seed INTEGER NOT NULL, trial INTEGER NOT NULL, asked REAL NOT NULL, begun REAL, ended REAL,
-    executor TEXT, verdict TEXT, reason TEXT, confidence REAL, source TEXT, steps INTEGER,
+    seed INTEGER NOT NULL, trial INTEGER NOT NULL, purpose TEXT NOT NULL, probability REAL,
+    asked REAL NOT NULL, begun REAL, ended REAL, executor TEXT, verdict TEXT, reason TEXT, confidence REAL, source TEXT, steps INTEGER,
     duration REAL, policy_digest TEXT NOT NULL, model_digest TEXT NOT NULL,
     versions TEXT NOT NULL, first_frame BLOB, last_frame BLOB);
-CREATE INDEX counts ON rollouts (condition, verdict, reason) WHERE ended IS NOT NULL;
+CREATE INDEX ends ON rollouts (condition, purpose, trial, verdict, reason) WHERE ended IS NOT NULL;
 PRAGMA user_version = {VERSION};
 COMMIT;
 """
@@ -54,19 +53,19 @@ class PolicyUnusable(RunnerError):  # noqa: N818, what happened is no error of t
     """Three rollouts in a row were invalid."""
 
 
-@dataclass(frozen=True)
-class Count:
+class End(NamedTuple):
     """
-    How many rollouts of a condition ended in one way.
+    How a rollout ended, in short.
 
-    names: of its perturbations, ordered by slot. verdict, reason: of the outcome.
-    rollouts: how many.
+    names: of its condition's perturbations, ordered by slot. purpose, trial: as in RolloutRequest.
+    verdict, reason: of the outcome.
     """
 
     names: tuple[str, ...]
+    purpose: str
+    trial: int
     verdict: str
     reason: str
-    rollouts: int
 
 
 class Ledger:
@@ -124,11 +123,12 @@ class Ledger:
         """Note that the rollout was asked for, or is begun again after an end nobody noted."""
         now = time.time()
         self._execute(
-            'INSERT INTO rollouts (key, condition, seed, trial, asked, begun, policy_digest, '
-            'model_digest, versions) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) '
+            'INSERT INTO rollouts (key, condition, seed, trial, purpose, probability, asked, '
+            'begun, policy_digest, model_digest, versions) '
+            'VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) '
             'ON CONFLICT (key) DO UPDATE SET begun = excluded.begun, versions = excluded.versions',
-            request.key, json.dumps(request.condition.names), request.seed, request.trial, now,
-            now, self.settings['policy_digest'], self.settings['model_digest'],
+            request.key, json.dumps(request.condition.names), request.seed, request.trial,
+            request.purpose, request.probability, now, now, self.settings['policy_digest'], self.settings['model_digest'],
             json.dumps(self.versions))
 
     def end(self, result: RolloutResult) -> None:
@@ -177,12 +177,18 @@ class Ledger:
             'SELECT condition FROM rollouts WHERE key = ? AND ended IS NOT NULL', key)
         return tuple(json.loads(rows[0][0])) if rows else None
 
-    def counts(self) -> list[Count]:
-        """Return how many rollouts have ended, by condition and outcome."""
+    def ends(self) -> list[End]:
+        """Return how every rollout that has ended did, by condition and trial."""
         rows = self._execute(
-            'SELECT condition, verdict, reason, count(*) FROM rollouts WHERE ended IS NOT NULL '
-            'GROUP BY condition, verdict, reason')
-        return [Count(tuple(json.loads(condition)), *others) for condition, *others in rows]
+            'SELECT condition, purpose, trial, verdict, reason FROM rollouts '
+            'WHERE ended IS NOT NULL ORDER BY condition, trial, id')
+        names = {condition: tuple(json.loads(condition)) for condition in {row[0] for row in rows}}
+        return [End(names[condition], *others) for condition, *others in rows]
+
+    def tally(self) -> dict[str, int]:
+        """Return how many rollouts have ended in each verdict."""
+        return dict(self._execute(
+            'SELECT verdict, count(*) FROM rollouts WHERE ended IS NOT NULL GROUP BY verdict'))
 
     def command(self) -> str:
         """Return the command of the run."""

@@ -2,10 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """LocalRunner: rollouts in this process."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from robomd_ros.conditions import Condition
 from robomd_ros.policies.protocol import Policy
-from robomd_ros.rollouts.protocol import RolloutRequest, RolloutResult
+from robomd_ros.rollouts.deviation import measure_deviations
+from robomd_ros.rollouts.protocol import Deviation, RolloutRequest, RolloutResult
 from robomd_ros.rollouts.rollout import RolloutCanceled, run_rollout
 from robomd_ros.worlds.protocol import World
 
@@ -44,3 +46,13 @@ class LocalRunner:
                 # What asks for the end, a Ctrl-C for one, may well have broken the policy.
                 raise RolloutCanceled(f'The rollout {request.key} was canceled.')
             yield result
+
+    def deviations(self, conditions: Sequence[Condition], seed: int,
+                   on_progress: Callable[[int], None] = lambda done: None) -> list[Deviation]:
+        """
+        Measure how far each condition moves the policy's actions, without a rollout under it.
+
+        on_progress: called with how many conditions are done. Raises what measure_deviations does.
+        """
+        return measure_deviations(
+            self._world, self._policy, conditions, seed, on_progress, self._should_stop)

@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """RolloutRunner: who runs rollouts."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,12 +19,17 @@ class RolloutRequest:
     key: names the request within its run, e.g. 'control/3' or 'ppo/64'; the same key is never run
     twice.
     condition, seed, trial: the scene and the initial state.
+    purpose: 'control', a nominal rollout to compare with; 'discovery', chosen in the light of what
+    had been found; 'confirmation', planned without it.
+    probability: with which the searcher chose the perturbation that it added, None if unknown.
     """
 
     key: str
     condition: Condition
     seed: int
     trial: int
+    purpose: str = 'control'
+    probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,23 @@ class RolloutResult:
     executor: str
 
 
+@dataclass(frozen=True)
+class Deviation:
+    """
+    How far a condition moves the policy's actions from those in the nominal scene; no rate.
+
+    Both are means over the same states, in action units, each of whose components is in [-1, 1].
+    translation: the L2 distance between the translations. gripper: the distance between what the
+    gripper is told.
+    states: how many; rollouts: nominal ones that they are of.
+    """
+
+    translation: float
+    gripper: float
+    states: int
+    rollouts: int
+
+
 class RolloutRunner(Protocol):
     """
     Who runs rollouts: in this process, or through the ROS graph.
@@ -61,6 +83,21 @@ class RolloutRunner(Protocol):
         Run the requests and yield the results as they finish, in any order.
 
         Raises RunnerError when no rollout can be run any more.
+        """
+        ...
+
+
+class PolicyRunner(RolloutRunner, Protocol):
+    """A runner that can also ask the policy what it would do."""
+
+    def deviations(self, conditions: Sequence[Condition], seed: int,
+                   on_progress: Callable[[int], None]) -> list[Deviation]:
+        """
+        Measure how far each condition moves the policy's actions, without a rollout under it.
+
+        seed: of the nominal rollouts whose states the policy is asked in. on_progress: called with
+        how many conditions are done.
+        Raises RunnerError when that cannot be done, e.g. since the policy gives no actions.
         """
         ...
 

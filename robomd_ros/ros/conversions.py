@@ -20,7 +20,7 @@ from sensor_msgs.msg import Image, JointState
 import yaml
 
 if TYPE_CHECKING:
-    from robomd_ros.diagnosis.failure_map import FailureMap, MapRow
+    from robomd_ros.diagnosis.failure_map import ConditionRow, FailureMap, MapRow
 
 _VERDICTS = {
     '': msg.Outcome.UNDECIDED,
@@ -28,6 +28,7 @@ _VERDICTS = {
     'failure': msg.Outcome.FAILURE,
     'invalid': msg.Outcome.INVALID,
 }
+_CONDITIONS = 50  # stacked ones in a message; a search can try thousands
 _VERDICT_NAMES = {number: name for name, number in _VERDICTS.items()}
 
 
@@ -106,22 +107,60 @@ def world_info_from_msg(message: msg.ExecutorInfo) -> WorldInfo:
 
 def failure_map_to_msg(failure_map: FailureMap, stamp: Time) -> msg.FailureMap:
     """Return the failure map as a message."""
+    from robomd_ros.reports.sentences import findings  # brings jinja2
+
     settings = failure_map.settings
     message = msg.FailureMap(
         task=settings['task'], policy=settings['policy'], searcher=settings['searcher'],
         seed=settings['seed'], rollouts_done=failure_map.budget['done'],
         rollouts_asked=failure_map.budget['asked'], nominal=_row_to_msg(failure_map.nominal),
-        perturbations=[_row_to_msg(row) for row in failure_map.perturbations])
+        perturbations=[_row_to_msg(row) for row in failure_map.perturbations],
+        conditions=[_condition_to_msg(row) for row in failure_map.conditions[:_CONDITIONS]],
+        stopped=failure_map.stopped, findings=findings(failure_map))
     message.header.stamp = stamp
     message.header.frame_id = 'world'
     return message
 
 
+_SOURCES = {
+    '': msg.PerturbationResult.NOT_TRIED,
+    'discovery': msg.PerturbationResult.DISCOVERY,
+    'confirmation': msg.PerturbationResult.CONFIRMATION,
+}
+_VERDICTS_OF_ROWS = {
+    'not shown': msg.PerturbationResult.NOT_SHOWN,
+    'failure mode': msg.PerturbationResult.FAILURE_MODE,
+    'better than nominal': msg.PerturbationResult.BETTER_THAN_NOMINAL,
+}
+
+
 def _row_to_msg(row: MapRow) -> msg.PerturbationResult:
-    low, high = row.interval
-    return msg.PerturbationResult(
-        name=row.name, sentence=row.sentence, n=row.n, failures=row.failures,
-        failure_rate=math.nan if row.failure_rate is None else row.failure_rate,
-        interval_low=low, interval_high=high,
-        search_mass=math.nan if row.search_mass is None else row.search_mass,
-        rank=row.rank or 0, invalid=row.invalid)
+    message = msg.PerturbationResult(
+        name=row.name, sentence=row.sentence, source=_SOURCES[row.source], n=row.n,
+        failures=row.failures, failure_rate=_or_nan(row.failure_rate),
+        interval_low=row.interval[0], interval_high=row.interval[1], anytime_low=row.anytime[0],
+        anytime_high=row.anytime[1], verdict=_VERDICTS_OF_ROWS[row.verdict], difference=math.nan,
+        difference_low=math.nan, difference_high=math.nan, p_holm=math.nan,
+        suspicion=_or_nan(row.suspicion), search_mass=_or_nan(row.search_mass),
+        estimate=_or_nan(row.estimate), rank=row.rank or 0, invalid=row.invalid)
+    message.discovery_high = 1.0
+    if row.discovery:
+        message.discovery_low, message.discovery_high = row.discovery.interval
+        message.discovery_n, message.discovery_failures = row.discovery.n, row.discovery.failures
+    if row.versus_nominal:
+        versus = row.versus_nominal
+        message.pairs, message.difference = versus.pairs, _or_nan(versus.difference)
+        message.difference_low, message.difference_high = versus.interval
+        message.p_holm = versus.p_holm
+    return message
+
+
+def _condition_to_msg(row: ConditionRow) -> msg.ConditionResult:
+    return msg.ConditionResult(
+        perturbations=row.perturbations, source=_SOURCES[row.source], n=row.n,
+        failures=row.failures, failure_rate=_or_nan(row.failure_rate),
+        interval_low=row.interval[0], interval_high=row.interval[1], invalid=row.invalid)
+
+
+def _or_nan(number: float | None) -> float:
+    return math.nan if number is None else number

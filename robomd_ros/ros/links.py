@@ -10,7 +10,7 @@ import time
 from rclpy.action import ActionClient
 from rclpy.event_handler import QoSLivelinessChangedInfo, SubscriptionEventCallbacks
 from rclpy.node import Node
-from robomd_ros.action import ExecuteRollout, PrepareScene
+from robomd_ros.action import ExecuteRollout, MeasureDeviation, PrepareScene
 from robomd_ros.errors import UserError
 from robomd_ros.msg import ExecutorInfo
 from robomd_ros.rollouts import RolloutCanceled, RunnerError
@@ -25,19 +25,22 @@ class ExecutorLink:
     """
     One policy executor.
 
+    rollouts, deviations: clients of its ExecuteRollout and its MeasureDeviation.
     info: what it holds, None while it is not there. heard: when its last feedback came, in s of
     the monotonic clock.
     """
 
     name: str
     rollouts: ActionClient
+    deviations: ActionClient
     info: ExecutorInfo | None = None
     heard: float = 0.0
 
     @property
     def ready(self) -> bool:
-        """Whether a rollout can be asked for."""
-        return self.info is not None and self.rollouts.server_is_ready()
+        """Whether it can be asked for all it offers."""
+        return (self.info is not None and self.rollouts.server_is_ready()
+                and self.deviations.server_is_ready())
 
     def hear(self, feedback: object) -> None:
         """Note that feedback has come."""
@@ -98,8 +101,9 @@ class Links:
                 self._link(name, topic)
 
     def _link(self, name: str, topic: str) -> None:
-        rollouts = ActionClient(self._node, ExecuteRollout, f'/{name}/execute_rollout')
-        link = ExecutorLink(name, rollouts)
+        link = ExecutorLink(
+            name, ActionClient(self._node, ExecuteRollout, f'/{name}/execute_rollout'),
+            ActionClient(self._node, MeasureDeviation, f'/{name}/measure_deviation'))
 
         def heard(info: ExecutorInfo) -> None:
             link.info = info

@@ -8,7 +8,7 @@ import signal
 import traceback
 from typing import Any
 
-from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 import rclpy
 from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
@@ -33,20 +33,25 @@ RESULT_TIMEOUT = 2
 
 
 def declare(node: Node, name: str, default: Any, description: str, low: int | None = None,
-            high: int = 2**31 - 1) -> Any:
+            high: float = 2**31 - 1) -> Any:
     """
-    Declare a parameter that is set at start only, a whole number with its least value; return it.
+    Declare a parameter that is set at start only; return its value.
 
+    low, high: of a whole number; high alone of a share, from 0 on, whose default is a float.
     Raises UserError if it was set to a value of another type or out of range.
     """
-    limits = [] if low is None else [IntegerRange(from_value=low, to_value=high, step=1)]
+    about = ParameterDescriptor(description=description, read_only=True)
+    wanted = ''
+    if low is not None:
+        about.integer_range = [IntegerRange(from_value=low, to_value=int(high), step=1)]
+        wanted = f'{name} must be a whole number from {low} to {high}'
+    elif isinstance(default, float):
+        about.floating_point_range = [FloatingPointRange(from_value=0.0, to_value=high)]
+        wanted = f'{name} must be a number from 0.0 to {high}'
     try:
-        return node.declare_parameter(name, default, ParameterDescriptor(
-            description=description, read_only=True, integer_range=limits)).value
+        return node.declare_parameter(name, default, about).value
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-        wanted = error if low is None else (
-            f'{name} must be a whole number from {low} to {high}')
-        raise UserError(f'{node.get_name()}: {wanted}.') from None
+        raise UserError(f'{node.get_name()}: {wanted or error}.') from None
 
 
 def run_node(make: Callable[[], Node]) -> int:

@@ -3,7 +3,7 @@
 """GraphRunner: runs rollouts through the other nodes of the graph."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 import queue
 import time
@@ -11,13 +11,22 @@ from typing import Any
 
 from action_msgs.msg import GoalStatus
 import numpy as np
+from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
 from rclpy.node import Node
 from rclpy.task import Future
 from robomd_ros import msg
-from robomd_ros.action import ExecuteRollout, PrepareScene
+from robomd_ros.action import ExecuteRollout, MeasureDeviation, PrepareScene
+from robomd_ros.conditions import Condition
 from robomd_ros.errors import UserError
-from robomd_ros.rollouts import RolloutCanceled, RolloutRequest, RolloutResult, RunnerError
+from robomd_ros.rollouts import (
+    PolicyUnusable,
+    RolloutCanceled,
+    RolloutRequest,
+    RolloutResult,
+    RunnerError,
+)
+from robomd_ros.rollouts.protocol import Deviation
 from robomd_ros.ros.conversions import condition_to_msg, image_from_msg, outcome_from_msg
 from robomd_ros.ros.links import ExecutorLink, Links
 from robomd_ros.srv import JudgeRollout
@@ -29,14 +38,28 @@ _AGAIN = 0.5      # s until a busy executor is asked again
 _RESUME = 'the same command goes on from here'
 
 
+@dataclass(frozen=True)
+class _Share:
+    """Conditions, by their numbers, that one executor is to measure the deviations of."""
+
+    conditions: Mapping[int, Condition]
+    seed: int
+
+
 @dataclass(eq=False)
 class _Job:
-    """A request under way. ended: where its result goes, or the exception in its place."""
+    """
+    What is asked of one executor.
 
-    request: RolloutRequest
-    ended: 'queue.SimpleQueue[tuple[_Job, RolloutResult | Exception]]'
+    ended: where its result goes, or the exception in its place: a RolloutResult, or Deviations by
+    the numbers of their conditions. told: how many conditions the executor says are done.
+    """
+
+    asked: RolloutRequest | _Share
+    ended: 'queue.SimpleQueue[tuple[_Job, Any]]'
     handle: ClientGoalHandle | None = None
     dropped: bool = False
+    told: int = 0
 
 
 @dataclass(eq=False)
@@ -54,6 +77,7 @@ class GraphRunner:
     """
     Runs rollouts: PrepareScene, ExecuteRollout on a free executor, JudgeRollout.
 
+    Deviations are measured with MeasureDeviation, which sets the scene by itself.
     What it asks of other nodes it asks in coroutines, all in the thread that spins the node, so
     that they need no lock; run may be called from several other threads at a time.
     """
@@ -82,21 +106,45 @@ class GraphRunner:
         the caller. Raises RunnerError when no rollout can be run any more, RolloutCanceled after
         cancel, and UserError if the graph cannot set a scene to a condition.
         """
-        ended: queue.SimpleQueue[tuple[_Job, RolloutResult | Exception]] = queue.SimpleQueue()
+        ended: queue.SimpleQueue[tuple[_Job, Any]] = queue.SimpleQueue()
         jobs: set[_Job] = set()
         try:
             for request in requests:
-                job = _Job(request, ended)
-                jobs.add(job)
-                self._jobs.add(job)
-                self._waiting.append(job)
-                self._call(self._assign)
+                self._take(_Job(request, ended), jobs)
                 if len(jobs) > self.parallel:
                     yield self._next(jobs, ended)
             while jobs:
                 yield self._next(jobs, ended)
         finally:
             self._call(self._drop, jobs)
+
+    def deviations(self, conditions: Sequence[Condition], seed: int,
+                   on_progress: Callable[[int], None]) -> list[Deviation]:
+        """
+        Measure how far each condition moves the policy's actions, without a rollout under it.
+
+        The executors share the conditions, and each runs the nominal rollouts, which are the same.
+        on_progress: called with how many conditions are done, once in a while.
+        Raises what run does, and PolicyUnusable.
+        """
+        numbered = dict(enumerate(conditions))
+        ended: queue.SimpleQueue[tuple[_Job, Any]] = queue.SimpleQueue()
+        jobs: set[_Job] = set()
+        found: dict[int, Deviation] = {}
+
+        def tell() -> None:
+            on_progress(len(found) + sum(job.told for job in jobs))
+
+        try:
+            for first in range(min(self.parallel, len(conditions))):
+                share = {n: numbered[n] for n in range(first, len(conditions), self.parallel)}
+                self._take(_Job(_Share(share, seed), ended), jobs)
+            while jobs:
+                found.update(self._next(jobs, ended, tell))
+                tell()
+        finally:
+            self._call(self._drop, jobs)
+        return [found[number] for number in numbered]
 
     def cancel(self) -> None:
         """Stop the running rollouts and let every run, now and later, raise RolloutCanceled."""
@@ -113,8 +161,15 @@ class GraphRunner:
         if self._node.executor is not None:
             self._node.executor.create_task(function, *arguments)
 
-    def _next(self, jobs: set[_Job],
-              ended: 'queue.SimpleQueue[tuple[_Job, RolloutResult | Exception]]') -> RolloutResult:
+    def _take(self, job: _Job, jobs: set[_Job]) -> None:
+        jobs.add(job)
+        self._jobs.add(job)
+        self._waiting.append(job)
+        self._call(self._assign)
+
+    def _next(self, jobs: set[_Job], ended: 'queue.SimpleQueue[tuple[_Job, Any]]',
+              on_wait: Callable[[], None] = lambda: None) -> Any:
+        """Return the next result of the jobs, or raise it; on_wait: called every second."""
         while True:
             try:
                 job, result = ended.get(timeout=1.0)
@@ -122,6 +177,7 @@ class GraphRunner:
             except queue.Empty:
                 if not self._node.context.ok():
                     raise RolloutCanceled(f'The diagnoser was stopped; {_RESUME}.') from None
+                on_wait()
         jobs.discard(job)
         if isinstance(result, Exception):
             raise result
@@ -140,36 +196,67 @@ class GraphRunner:
                 job.handle.cancel_goal_async()
 
     async def _carry_out(self, executor: ExecutorLink, job: _Job) -> None:
-        result: RolloutResult | Exception
+        result: Any
         try:
             try:
-                rollout = await self._execute(executor, job)
+                if isinstance(job.asked, _Share):
+                    result = await self._measure(executor, job, job.asked)
+                else:
+                    rollout = await self._execute(executor, job, job.asked)
             finally:
                 self._idle.append(executor)
                 self._assign()  # the next rollout does not wait for the verdict on this one
-            result = await self._judge(executor.name, job.request, rollout)
+            if isinstance(job.asked, RolloutRequest):
+                result = await self._judge(executor.name, job.asked, rollout)
         except Exception as error:
             result = error
         self._jobs.discard(job)
         job.ended.put((job, result))
 
-    async def _execute(self, executor: ExecutorLink, job: _Job) -> ExecuteRollout.Result:
+    async def _measure(
+        self, executor: ExecutorLink, job: _Job, share: _Share,
+    ) -> dict[int, Deviation]:
+        """Have the deviations measured."""
+        def hear(message: Any) -> None:
+            executor.hear(message)
+            job.told = message.feedback.done
+
+        goal = MeasureDeviation.Goal(
+            conditions=[condition_to_msg(c) for c in share.conditions.values()], seed=share.seed)
+        result: MeasureDeviation.Result = await self._ask(
+            executor, job, executor.deviations, goal, hear)
+        if result.error_code == result.POLICY_UNUSABLE:
+            raise PolicyUnusable(result.error_msg)
+        if result.error_code:
+            raise RunnerError(result.error_msg)
+        return {number: Deviation(translation, gripper, result.states, result.rollouts)
+                for number, translation, gripper in zip(
+                    share.conditions, result.translation, result.gripper, strict=True)}
+
+    async def _execute(self, executor: ExecutorLink, job: _Job,
+                       request: RolloutRequest) -> ExecuteRollout.Result:
         """Have the scene prepared and the rollout run."""
-        if executor.info is None:
-            raise RunnerError(f'{executor.name} has died or cannot be reached; {_RESUME}.')
-        condition = await self._prepare(executor, job.request)
-        goal = ExecuteRollout.Goal(
-            condition=condition, seed=job.request.seed, trial=job.request.trial)
+        self._check_there(executor)
+        condition = await self._prepare(executor, request)
+        goal = ExecuteRollout.Goal(condition=condition, seed=request.seed, trial=request.trial)
+        result: ExecuteRollout.Result = await self._ask(
+            executor, job, executor.rollouts, goal, executor.hear)
+        return result
+
+    async def _ask(self, executor: ExecutorLink, job: _Job, client: ActionClient, goal: Any,
+                   hear: Callable[[Any], None]) -> Any:
+        """Have the executor do what the goal says, once it is free; return the action's result."""
         busy = True
         while busy:
+            self._check_there(executor)
             if self._canceled or job.dropped:
                 raise RolloutCanceled('The rollout was canceled.')
             job.handle = await self._answer(
-                executor.rollouts.send_goal_async(goal, feedback_callback=executor.hear),
+                client.send_goal_async(goal, feedback_callback=hear),
                 executor.name, _ROLLOUT, executor)
             if job.dropped:  # since the goal was sent
                 job.handle.cancel_goal_async()
-            result: ExecuteRollout.Result = (await self._answer(
+            result = (await self._answer(
                 job.handle.get_result_async(), executor.name, _ROLLOUT, executor)).result
             job.handle = None
             busy = result.error_code == result.BUSY
@@ -182,6 +269,10 @@ class GraphRunner:
         if result.error_code == result.NOT_ACTIVE:
             raise RunnerError(result.error_msg)
         return result
+
+    def _check_there(self, executor: ExecutorLink) -> None:
+        if executor.info is None:
+            raise RunnerError(f'{executor.name} has died or cannot be reached; {_RESUME}.')
 
     async def _prepare(self, executor: ExecutorLink, request: RolloutRequest) -> msg.Condition:
         goal = PrepareScene.Goal(scene=executor.name, perturbations=request.condition.names)

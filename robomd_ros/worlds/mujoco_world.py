@@ -50,12 +50,14 @@ class MujocoWorld:
         self._unstable = (warnings.mjWARN_BADQPOS, warnings.mjWARN_BADQVEL,
                           warnings.mjWARN_BADQACC)
         mujoco.set_mju_user_warning(lambda message: None)
+        self._whole = mujoco.mjtState.mjSTATE_INTEGRATION
         self._environment = make_environment(self._task, fidelity)
         self._model = self._environment.sim.model._model
         self._data = self._environment.sim.data._data
         self._scene = SceneEditor(self._model, self._task)
         self._stepper = FastStepper(self._environment)
         self._camera: Camera | None = None
+        self._condition: Condition | None = None  # the one the scene is set to, None if unknown
         self._sensors = self._wanted_sensors()
         self._steps = 0
         self.info = WorldInfo(
@@ -71,6 +73,7 @@ class MujocoWorld:
 
     def check(self, catalogue: Catalogue) -> None:
         """Raise UserError, naming file and line, for a perturbation that cannot be set here."""
+        self._condition = None
         for perturbation in catalogue:
             try:
                 self._scene.apply(Condition((perturbation,)))
@@ -85,20 +88,13 @@ class MujocoWorld:
         Raises UserError if the scene cannot be set to the condition.
         """
         environment = self._environment
-        if self._camera is None:
-            self._camera = open_camera(environment, self.info.fidelity)
-        self._scene.apply(condition)
-        if self._scene.changed_textures:
-            self._camera.upload(self._scene.changed_textures)
-            self._scene.changed_textures.clear()
+        self._set_scene(condition)
         # Everything robosuite draws at a reset comes from this generator; its samplers hold the
         # object itself.
         generator = np.random.default_rng([seed, trial]).bit_generator
         environment.rng.bit_generator.state = generator.state
         environment.reset()
-        for body, raised in self._scene.raised.items():
-            joint = self._model.body_jntadr[body]
-            self._data.qpos[self._model.jnt_qposadr[joint] + 2] += raised
+        self._raise_bodies(1)
         self._mujoco.mj_forward(self._model, self._data)
         self._steps = 0
         return self._observe()
@@ -113,6 +109,36 @@ class MujocoWorld:
         self._steps += 1
         if any(self._data.warning[kind].number for kind in self._unstable):
             raise RuntimeError('the simulation became unstable')
+        return self._observe()
+
+    def state(self) -> np.ndarray:
+        """
+        Return where robot and objects are and how they move: MuJoCo's integration state, (n,).
+
+        Resized bodies are put as high in it as they would be in their nominal size.
+        """
+        state = np.empty(self._mujoco.mj_stateSize(self._model, self._whole))
+        positions = self._data.qpos.copy()
+        self._raise_bodies(-1)
+        self._mujoco.mj_getState(self._model, self._data, state, self._whole)
+        self._data.qpos[:] = positions
+        return state
+
+    def restore(self, condition: Condition, state: np.ndarray) -> Observation:
+        """
+        Set the scene to the condition, put robot and objects back into a state, and look.
+
+        state: what state() returned, under any condition. No physics step is taken, and what the
+        controllers remember is left as it is, so only from the state just recorded can a rollout
+        go on. Positions in the observation are up to date; a step leaves them one substep of 2 ms
+        behind.
+        Raises UserError if the scene cannot be set to the condition.
+        """
+        if condition != self._condition:
+            self._set_scene(condition)
+        self._put(state)
+        self._mujoco.mj_forward(self._model, self._data)
+        self._put(state)  # mj_forward has moved what the next step starts to solve from
         return self._observe()
 
     def outcome(self) -> Outcome | None:
@@ -154,6 +180,26 @@ class MujocoWorld:
         if self._camera is not None:
             self._camera.close()
         self._environment.close()
+
+    def _set_scene(self, condition: Condition) -> None:
+        self._condition = None
+        if self._camera is None:
+            self._camera = open_camera(self._environment, self.info.fidelity)
+        self._scene.apply(condition)
+        if self._scene.changed_textures:
+            self._camera.upload(self._scene.changed_textures)
+            self._scene.changed_textures.clear()
+        self._condition = condition
+
+    def _put(self, state: np.ndarray) -> None:
+        self._mujoco.mj_setState(self._model, self._data, state, self._whole)
+        self._raise_bodies(1)
+
+    def _raise_bodies(self, times: int) -> None:
+        """Move resized bodies up by so many times what their centres rest higher than nominal."""
+        for body, raised in self._scene.raised.items():
+            joint = self._model.body_jntadr[body]
+            self._data.qpos[self._model.jnt_qposadr[joint] + 2] += times * raised
 
     def _succeeded(self) -> bool:
         # robosuite asks how high a body's centre is; a larger one rests higher,

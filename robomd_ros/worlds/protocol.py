@@ -89,6 +89,19 @@ class World(Protocol):
         """Return what became of the rollout, or None while it is not over."""
         ...
 
+    def state(self) -> np.ndarray:
+        """Return where robot and objects are and how they move, for restore; as if nominal."""
+        ...
+
+    def restore(self, condition: Condition, state: np.ndarray) -> Observation:
+        """
+        Set the scene to the condition with robot and objects in a state, and look; nothing moves.
+
+        The same state under the same condition gives the same bits.
+        Raises UserError if the world cannot be set to the condition.
+        """
+        ...
+
     def picture(self) -> np.ndarray:
         """Return the scene now as (84, 84, 3) uint8 RGB, whatever cameras the policy has."""
         ...
