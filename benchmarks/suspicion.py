@@ -46,8 +46,8 @@ def read_pool(pool):
     path = pool / 'ledger.sqlite' if pool.is_dir() else pool
     with closing(sqlite3.connect(f'{path.resolve().as_uri()}?mode=ro', uri=True)) as ledger:
         settings = json.loads(ledger.execute('SELECT settings FROM run').fetchone()[0])
-        rows = ledger.execute("SELECT condition, verdict FROM rollouts WHERE verdict IN "
-                              "('failure', 'success')").fetchall()
+        rows = ledger.execute('SELECT condition, verdict FROM rollouts WHERE verdict IN (?, ?)',
+                              ('failure', 'success')).fetchall()
     if settings['searcher'] != 'sweep':
         raise SystemExit(f'{path} is of the searcher {settings["searcher"]}, whose rates are '
                          'biased; give a sweep.')

@@ -2,12 +2,16 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The diagnoser and GraphRunner: a diagnosis through the graph, its errors and its going on."""
 
+import json
+import math
+from pathlib import Path
+import shutil
 import sqlite3
 import threading
 import time
 
 from action_msgs.msg import GoalStatus
-from graph_client import Client, EXECUTOR
+from graph_client import EXECUTOR
 import puppet
 import pytest
 from robomd_ros import msg
@@ -25,28 +29,11 @@ CATALOGUE = load_catalogue(default_catalogue('lift'))
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp('nodes')
-
-
-@pytest.fixture(scope='module')
-def processes(folder):
-    with puppet.running(puppet.arguments(folder), without=('diagnose',)) as processes:
-        yield processes
-
-
-@pytest.fixture(scope='module')
-def client(processes):
-    client = Client()
-    client.links.wait(1, 60, threading.Event(), print)
-    yield client
-    client.close()
-
-
-@pytest.fixture(autouse=True)
-def still(folder):
-    yield
-    puppet.say(folder, '')
+def arguments(folder):
+    """Have a policy that sees, so that its actions deviate when the scene is changed."""
+    given = puppet.arguments(folder)
+    shutil.copy(Path(__file__).with_name('watcher.py'), folder)
+    return given | {'policy': f'python:{folder}/watcher.py:make'}
 
 
 def diagnosis(folder, name, **others):
@@ -60,20 +47,31 @@ def rows(folder, out):
 
 
 def test_a_diagnosis_goes_through_the_graph(client, folder):
-    states = []
-    answer = client.result(client.diagnoser, diagnosis(folder, 'whole'), seconds=60,
-                           feedback_callback=lambda m: states.append(m.feedback.state))
+    states, stopped = [], []
+
+    def feedback(message):
+        states.append(message.feedback.state)
+        stopped.append(message.feedback.failure_map.stopped)
+
+    answer = client.result(client.diagnoser, diagnosis(folder, 'whole', rollouts=41), seconds=60,
+                           feedback_callback=feedback)
     result = answer.result
     assert (answer.status, result.error_code) == (GoalStatus.STATUS_SUCCEEDED, result.NONE)
     assert result.path == str(folder / 'whole' / 'failure_map.json')
     found = result.failure_map
-    assert (found.rollouts_done, found.nominal.n, found.nominal.failures) == (22, 1, 1)
-    assert [row.n for row in found.perturbations] == [1] * 21
+    assert (found.rollouts_done, found.nominal.n, found.nominal.failures) == (41, 20, 20)
     assert sorted(row.name for row in found.perturbations) == sorted(CATALOGUE.names)
-    assert len(rows(folder, 'whole')) == 22
+    for row in found.perturbations:  # a sweep's rollouts are planned, and nominal fails as often
+        assert (row.n, row.pairs, row.source, row.verdict) == (
+            1, 1, row.CONFIRMATION, row.NOT_SHOWN)
+        assert (row.difference, row.p_holm, row.discovery_n) == (0.0, 1.0, 0)
+    assert found.findings and not found.conditions
+    assert len(rows(folder, 'whole')) == 41
     phases = [state.phase for state in states]
     assert phases[0] == msg.RunState.CONNECTING and phases[-1] == msg.RunState.FINISHED
-    assert msg.RunState.RUNNING in phases and states[-1].rollouts_done == 22
+    assert msg.RunState.RUNNING in phases and states[-1].rollouts_done == 41
+    assert set(stopped[:-1]) == {''} and stopped[-1] == found.stopped
+    assert states[-1].detail == f'The diagnosis is done. {found.stopped}' and found.stopped
     latched = client.hear(msg.FailureMap, 'failure_map', LATCHED)
     assert str(latched) == str(found)  # NaN is not equal to itself
     assert str(client.hear(msg.RunState, 'diagnoser/run_state', ALIVE)) == str(states[-1])
@@ -86,14 +84,36 @@ def test_another_diagnosis_in_the_same_folder_is_refused(client, folder):
     assert result.error_code == result.OTHER_RUN and 'seed' in result.error_msg
 
 
+def test_a_searcher_has_the_suspicion_measured_by_the_executors(client, folder):
+    goal = diagnosis(folder, 'gp', searcher='gp', rollouts=30, confirm_share=0.4)
+    result = client.result(client.diagnoser, goal, seconds=120).result
+    assert (result.error_code, result.error_msg) == (result.NONE, '')
+    found = result.failure_map
+    measured = json.loads((folder / 'gp' / 'suspicion.json').read_text())['suspicion']
+    assert {row.name: row.suspicion for row in found.perturbations} == measured['deviation']
+    assert max(measured['deviation'].values()) > 0 and math.isnan(found.nominal.suspicion)
+    assert all(0 < row.estimate < 1 for row in found.perturbations)
+    # 12 rollouts are kept for confirmation; half of the others are of the nominal scene.
+    assert sum(row.discovery_n for row in found.perturbations) == 9
+    confirmed = [row for row in found.perturbations if row.source == row.CONFIRMATION]
+    assert confirmed and sum(row.n for row in confirmed) + found.nominal.n == 12 + 9
+    assert {key.partition('/')[0] for key, _ in rows(folder, 'gp')} == {'control', 'gp', 'confirm'}
+
+
 @pytest.mark.parametrize(('given', 'code', 'why'), [
     ({'task': 'fly'}, Diagnose.Result.BAD_GOAL, "Unknown task 'fly'"),
     ({'searcher': 'luck'}, Diagnose.Result.BAD_GOAL, "Unknown searcher 'luck'"),
-    ({'rollouts': 0}, Diagnose.Result.BAD_GOAL, '0 rollouts are too few'),
+    ({'rollouts': 0}, Diagnose.Result.BAD_GOAL, 'rollouts must be a whole number from 1 to '),
+    ({'rollouts': 1_000_001}, Diagnose.Result.BAD_GOAL, 'rollouts must be a whole number from 1 '),
     ({'seed': -1}, Diagnose.Result.BAD_GOAL, 'seed must be a whole number from 0 to 2147483647'),
     ({'seed': 2**31}, Diagnose.Result.BAD_GOAL, 'seed must be a whole number from 0 to '),
     ({'reward': 'gold'}, Diagnose.Result.BAD_GOAL, "Unknown reward 'gold'; choose one of paper"),
     ({'max_perturbations': 21}, Diagnose.Result.BAD_GOAL, 'max_perturbations must be a whole'),
+    ({'stop': 'early'}, Diagnose.Result.BAD_GOAL, "Unknown stop 'early'; choose one of budget"),
+    ({'control_share': 0.95}, Diagnose.Result.BAD_GOAL, 'control_share must be a number from 0 '),
+    ({'confirm_share': 0.95}, Diagnose.Result.BAD_GOAL, 'confirm_share must be a number from 0 '),
+    ({'settle_top': 1001}, Diagnose.Result.BAD_GOAL, 'settle_top must be a whole number from 1 '),
+    ({'settle_within': 1.5}, Diagnose.Result.BAD_GOAL, 'settle_within must be a number from 0 '),
     ({'out': ''}, Diagnose.Result.BAD_GOAL, 'out is empty'),
     ({'catalogue': '/nowhere.yaml'}, Diagnose.Result.BAD_GOAL, 'There is no catalogue'),
     ({'out': '/dev/null/out'}, Diagnose.Result.CANNOT_WRITE, '/dev/null/out cannot be written')])
@@ -104,8 +124,8 @@ def test_a_bad_goal_gets_one_sentence(client, folder, given, code, why):
     assert answer.result.error_msg.startswith(why) and answer.result.error_msg.endswith('.')
 
 
-def test_a_policy_that_only_misbehaves_stops_the_diagnosis(client, folder):
-    puppet.say(folder, 'nan')
+def test_a_policy_that_only_misbehaves_stops_the_diagnosis(client, folder, say):
+    say('nan')
     result = client.result(client.diagnoser, diagnosis(folder, 'nan')).result
     assert result.error_code == result.POLICY_UNUSABLE
     assert 'policy_returned_nan' in result.error_msg
@@ -113,8 +133,8 @@ def test_a_policy_that_only_misbehaves_stops_the_diagnosis(client, folder):
     assert [verdict for _, verdict in rows(folder, 'nan')] == ['invalid'] * 3
 
 
-def test_a_diagnosis_can_be_canceled_and_goes_on(client, folder):
-    puppet.say(folder, 'slow')
+def test_a_diagnosis_can_be_canceled_and_goes_on(client, folder, say):
+    say('slow')
     running = threading.Event()
 
     def feedback(message):
@@ -133,7 +153,7 @@ def test_a_diagnosis_can_be_canceled_and_goes_on(client, folder):
     assert answer.result.error_code == Diagnose.Result.CANCELED
     before = rows(folder, 'half')
     assert 3 <= len(before) == answer.result.failure_map.rollouts_done < 22
-    puppet.say(folder, '')
+    say('')
     answer = client.result(client.diagnoser, diagnosis(folder, 'half'))
     assert answer.result.error_code == 0
     assert len(rows(folder, 'half')) == 22 and set(before) < set(rows(folder, 'half'))
@@ -167,8 +187,8 @@ def test_another_catalogue_than_the_managers_is_noticed(client):
     runner.close()
 
 
-def test_an_executor_that_dies_ends_the_diagnosis(client, processes, folder):
-    puppet.say(folder, 'slow')
+def test_an_executor_that_dies_ends_the_diagnosis(client, processes, folder, say):
+    say('slow')
     running = threading.Event()
     handle = client.send(client.diagnoser, diagnosis(folder, 'dead', rollouts=200),
                          feedback_callback=lambda message: running.set())

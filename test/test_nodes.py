@@ -5,6 +5,7 @@
 import math
 import os
 from pathlib import Path
+import re
 import signal
 import subprocess
 import sys
@@ -13,17 +14,19 @@ import time
 
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray
-from graph_client import Client, EXECUTOR
+from graph_client import EXECUTOR
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 import puppet
 import pytest
 from rcl_interfaces.srv import DescribeParameters, ListParameters
 from robomd_ros import msg
-from robomd_ros.action import ExecuteRollout, PrepareScene
+from robomd_ros.action import Diagnose, ExecuteRollout, PrepareScene
 from robomd_ros.conditions import Condition, load_catalogue, NOMINAL, Perturbation
 from robomd_ros.conditions.catalogue import default_catalogue
 from robomd_ros.conditions.tasks import get_task
+from robomd_ros.graph import ARGUMENTS, ASKED
+from robomd_ros.nodes.diagnose import DiagnoseClient
 from robomd_ros.ros.conversions import condition_from_msg, condition_to_msg, image_from_msg
 from robomd_ros.ros.node import ALIVE, LATCHED
 from robomd_ros.srv import JudgeRollout
@@ -31,31 +34,6 @@ from sensor_msgs.msg import Image, JointState
 
 LIFT = get_task('lift')
 CATALOGUE = load_catalogue(default_catalogue('lift'))
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp('nodes')
-
-
-@pytest.fixture(scope='module')
-def processes(folder):
-    with puppet.running(puppet.arguments(folder), without=('diagnose',)) as processes:
-        yield processes
-
-
-@pytest.fixture(scope='module')
-def client(processes):
-    client = Client()
-    client.links.wait(1, 60, threading.Event(), print)
-    yield client
-    client.close()
-
-
-@pytest.fixture(autouse=True)
-def still(folder):
-    yield
-    puppet.say(folder, '')
 
 
 def rollout(condition=NOMINAL, **others):
@@ -121,15 +99,15 @@ def test_a_condition_that_cannot_be_is_refused(client, perturbation):
 @pytest.mark.parametrize(('mode', 'reason'), [
     ('nan', 'policy_returned_nan'), ('shape', 'policy_returned_shape (6,), expected (7,)'),
     ('raise', 'policy_raised RuntimeError: the strings are cut')])
-def test_a_policy_that_misbehaves_makes_a_rollout_invalid(client, folder, mode, reason):
-    puppet.say(folder, mode)
+def test_a_policy_that_misbehaves_makes_a_rollout_invalid(client, say, mode, reason):
+    say(mode)
     result = client.result(client.executor, rollout()).result
     assert (result.error_code, result.observed.verdict, result.observed.reason) == (
         result.NONE, msg.Outcome.INVALID, reason)
 
 
-def test_a_second_rollout_is_refused_and_the_first_can_be_canceled(client, folder):
-    puppet.say(folder, 'slow')
+def test_a_second_rollout_is_refused_and_the_first_can_be_canceled(client, say):
+    say('slow')
     steps, acting = [], threading.Event()
 
     def feedback(message):
@@ -171,8 +149,8 @@ def test_what_is_not_active_refuses(client):
     assert client.result(client.executor, rollout()).result.error_code == 0
 
 
-def test_camera_and_joints_are_shown(client, folder):
-    puppet.say(folder, 'slow')
+def test_camera_and_joints_are_shown(client, say):
+    say('slow')
     handle = client.send(client.executor, rollout(horizon=2000))
     picture = client.hear(Image, 'camera/image_raw')
     joints = client.hear(JointState, 'joint_states')
@@ -210,10 +188,13 @@ def test_what_nobody_can_judge_is_undecided(client):
 # What all nodes have
 
 
-def section(node):
-    """Return the part of the documentation that is the node's."""
-    text = (Path(__file__).parents[1] / 'docs' / 'ros.md').read_text()
-    return text.partition(f'### {node.removesuffix("_0")}')[2].partition('##')[0]
+PAGE = (Path(__file__).parents[1] / 'docs' / 'ros.md').read_text()
+
+
+def section(title):
+    """Return a section of the documentation; those of nodes have their names."""
+    _, text = re.split(rf'### {title.removesuffix("_0")}\b', PAGE)
+    return text.partition('##')[0]
 
 
 def test_every_node_tells_of_its_health(client):
@@ -240,6 +221,28 @@ def test_every_parameter_is_described(client):
         assert all(f'| `{d.name}` |' in section(node) for d in ours)
 
 
+def test_the_parameters_of_the_client_are_arguments_of_the_graph(processes):
+    client = DiagnoseClient()
+    fields = Diagnose.Goal.get_fields_and_field_types()
+    asked = {argument.name: argument for argument in ARGUMENTS if argument.name in fields}
+    assert set(asked) == set(fields) == set(ASKED)
+    for name, argument in asked.items():
+        about = client.describe_parameter(name)
+        assert about.description[1:] == f'{argument.description[1:]}.' and about.read_only
+        assert client.get_parameter(name).value == argument.default
+        ranges = [*about.integer_range, *about.floating_point_range]
+        numbers = [(argument.low, argument.high)] * (not isinstance(argument.default, str))
+        assert [(each.from_value, each.to_value) for each in ranges] == numbers
+        assert f'`{name}`' in section('diagnose')
+    client.destroy_node()
+
+
+def test_every_argument_is_in_the_documentation():
+    for argument in ARGUMENTS:
+        shown = f'`{argument.default_text}`' if argument.default_text else 'empty'
+        assert f'| `{argument.name}` | {shown} |' in section('Arguments')
+
+
 def test_every_name_is_in_the_documentation(client):
     for node in ('perturbation_manager', EXECUTOR, 'success_detector', 'diagnoser'):
         names = [name for name, _ in client.node.get_publisher_names_and_types_by_node(node, '/')]
@@ -264,6 +267,8 @@ def test_every_name_is_in_the_documentation(client):
     ('policy_executor', {'horizon': '-1'}, 'horizon must be a whole number from 0 to 2147483647.'),
     ('diagnoser', {'executors': 'two'}, 'executors must be a whole number from 1 to 100.'),
     ('diagnose', {'seed': '2147483648'}, 'seed must be a whole number from 0 to 2147483647.'),
+    ('diagnose', {'rollouts': '1000001'}, 'rollouts must be a whole number from 1 to 1000000.'),
+    ('diagnose', {'control_share': '0.95'}, 'control_share must be a number from 0.0 to 0.9.'),
     ('diagnose', {'max_perturbations': '21'}, 'max_perturbations must be a whole number from 1 ')])
 def test_a_node_that_cannot_start_says_why_in_one_sentence(node, parameters, why):
     words = [word for item in parameters.items() for word in ('-p', '{}:={}'.format(*item))]
@@ -275,10 +280,10 @@ def test_a_node_that_cannot_start_says_why_in_one_sentence(node, parameters, why
     assert why in line and ('FATAL' in line or node == 'diagnose')  # whose terminal it is
 
 
-def test_an_executor_that_cannot_draw_says_so_in_one_sentence(folder):
+def test_an_executor_that_cannot_draw_says_so_in_one_sentence(arguments):
     ended = subprocess.run(
         [sys.executable, '-m', 'robomd_ros.nodes.policy_executor', '--ros-args', '-p',
-         f'policy:={puppet.arguments(folder)["policy"]}'],
+         f'policy:={arguments["policy"]}'],
         capture_output=True, text=True, timeout=60, env={**os.environ, 'MUJOCO_GL': 'glfw'})
     assert ended.returncode == 2
     assert len([line for line in ended.stderr.splitlines() if 'MUJOCO_GL' in line]) == 1
@@ -295,9 +300,9 @@ def wait_for_log(folder, name, text):
 @pytest.mark.parametrize('signals', [
     [signal.SIGINT, signal.SIGINT],  # `ros2 launch` delivers a Ctrl-C twice
     [signal.SIGTERM]])
-def test_the_nodes_end_cleanly(folder, monkeypatch, signals):
+def test_the_nodes_end_cleanly(arguments, folder, monkeypatch, signals):
     monkeypatch.setenv('ROS_DOMAIN_ID', '102')  # beside the other graph
-    with puppet.running(puppet.arguments(folder), without=('diagnose',)) as processes:
+    with puppet.running(arguments, without=('diagnose',)) as processes:
         wait_for_log(folder, EXECUTOR, 'is loaded')
         for number in signals:
             for process in processes.values():

@@ -17,7 +17,7 @@ import puppet
 import pytest
 from robomd_ros.ros import shared_memory
 
-ROLLOUTS = 110  # five sweeps over the catalogue
+ROLLOUTS = 125  # 20 of the nominal scene and five sweeps over the catalogue
 PROCESSES = ('perturbation_manager', 'success_detector', 'diagnoser', 'policy_executor_0',
              'diagnose', 'up')
 
@@ -96,7 +96,7 @@ def test_whatever_is_killed_nothing_is_lost(tmp_path):
     assert code == 0, output
     rows = up.rows()
     assert before < rows
-    expected = {f'control/{trial}' for trial in range(5)} | {
+    expected = {f'control/{trial}' for trial in range(20)} | {
         f'sweep/{p["name"]}/{trial}' for trial in range(5) for p in json.loads(
             (tmp_path / 'out' / 'failure_map.json').read_text())['perturbations']}
     assert len(rows) == ROLLOUTS and {row[0] for row in rows} == expected
@@ -105,17 +105,21 @@ def test_whatever_is_killed_nothing_is_lost(tmp_path):
 def test_a_whole_diagnosis_with_two_executors(tmp_path):
     tmp_path = tmp_path / "it's: #ä  [1]"
     tmp_path.mkdir()
-    given = puppet.arguments(tmp_path, rollouts=44, executors=2)
+    given = puppet.arguments(tmp_path, rollouts=62, executors=2, control_share=0,
+                             confirm_share='0')
     up = Up(given)
     code, output = up.end(90)
     assert code == 0, output
     found = json.loads((tmp_path / 'out' / 'failure_map.json').read_text())
-    assert found['budget'] == {'asked': 44, 'done': 44, 'invalid': 0}
-    assert [found['nominal']['n']] + [row['n'] for row in found['perturbations']] == [2] * 22
+    assert found['budget'] == {'asked': 62, 'done': 62, 'invalid': 0}
+    assert found['settings']['control_share'] == found['settings']['confirm_share'] == 0.0
+    assert found['nominal']['n'] == 20  # at least
+    assert [row['n'] for row in found['perturbations']] == [2] * 21
     assert {row[4] for row in up.rows()} == {'policy_executor_0', 'policy_executor_1'}
     assert shlex.split(found['command']) == [
         'robomd', 'up', '--task', 'lift', '--policy', given['policy'], '--searcher', 'sweep',
-        '--rollouts', '44', '--seed', '0', '--reward', 'paper',
+        '--rollouts', '62', '--seed', '0', '--control_share', '0.0', '--confirm_share', '0.0',
+        '--stop', 'budget', '--settle_top', '5', '--settle_within', '0.2', '--reward', 'paper',
         '--max_perturbations', '5', '--executors', '2', '--out', str(tmp_path / 'out'),
         '--horizon', '5', '--fidelity', 'fast']
     for line in (f'Failure map: {tmp_path}/out/failure_map.json',
@@ -154,14 +158,14 @@ def test_a_policy_that_only_misbehaves_ends_it(tmp_path):
     assert output.splitlines()[-1].startswith('Three rollouts in a row were invalid')
     assert {(row[0], row[1]) for row in up.rows()} == {
         ('control/0', 'failure'), ('sweep/red_cube/0', 'invalid'),
-        ('sweep/green_cube/0', 'invalid'), ('sweep/blue_cube/0', 'invalid')}
+        ('control/1', 'invalid'), ('sweep/green_cube/0', 'invalid')}
 
 
 def test_what_is_wrong_at_once_starts_nothing(tmp_path):
     began = time.monotonic()
     code, output = Up({'out': tmp_path, 'rollouts': 0}).end()
     assert (code, output) == (  # and says nothing else
-        2, "robomd: rollouts must be a whole number from 1 to 2147483647, not '0'.\n")
+        2, "robomd: rollouts must be a whole number from 1 to 1000000, not '0'.\n")
     assert time.monotonic() - began < 5
 
 

@@ -149,10 +149,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Ground:
-    """Where a search is run: those parts of a Search, which see there, that depend on it."""
+    """Where a search is run: those parts of a Search that depend on it, see there."""
 
     runner: RolloutRunner
-    recorded: Callable[[str], tuple[str, ...] | None]
     suspicion: Callable[[], Suspicion]
 
 
@@ -171,7 +170,7 @@ def replayed(pool: Pool) -> Opener:
                     'or leave the searcher out.')
             return pool.suspicion
 
-        yield Ground(PoolRunner(pool), lambda key: None, suspicion)
+        yield Ground(PoolRunner(pool), suspicion)
     return opened
 
 
@@ -194,7 +193,7 @@ def live(runner: PolicyRunner, catalogue: Catalogue, info: WorldInfo, policy_dig
 
         with Ledger(settings.out, recorded, recorded.keys() - {'policy'}, command,
                     versions) as ledger:
-            yield Ground(LedgeredRunner(runner, ledger), ledger.condition, suspicion)
+            yield Ground(LedgeredRunner(runner, ledger), suspicion)
     return opened
 
 
@@ -259,12 +258,13 @@ def _run(asked: Benchmark, searcher: str, seed: int, ground: Ground, judged: Jud
          on_progress: Callable[[int], None]) -> Run:
     settings = asked.settings(searcher, seed)
     watch = _Watch(ground.runner, asked.catalogue, judged, asked.rollouts, on_progress)
-    # Without a checkpoint it learns anew from what is in a ledger, so that no point is missed.
+    # It is told of no earlier session, so that it thinks again, and says again what it thinks, of
+    # all that the runner may answer from a ledger.
     with tempfile.TemporaryDirectory() as checkpoints:
         watch.start()
         SEARCHERS[searcher].search(Search(
             asked.catalogue, watch, settings.rollouts, settings.control, seed, Path(checkpoints),
-            ground.recorded, watch.take_mass, watch.take_estimate, lambda: False,
+            lambda key: None, watch.take_mass, watch.take_estimate, lambda: False,
             lambda: watch.without_searcher(ground.suspicion),
             'confirmation' if settings.fixed else 'discovery', settings.reward,
             settings.max_perturbations))
@@ -368,6 +368,7 @@ class _Watch:
     def _count(self, result: RolloutResult) -> None:
         if result.request.key in self._ended:
             return
+        self._note()  # if the runner has taken requests ahead, this is the first chance
         self._ended.add(result.request.key)
         self._on_progress(1)
         names, verdict = result.request.condition.names, result.outcome.verdict

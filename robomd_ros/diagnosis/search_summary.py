@@ -45,7 +45,8 @@ class Standing:
     the accuracy had reached the target for good, None if it had not at the end. median: of these,
     None if infinite. interval: 95%, of order statistics, so that it promises its coverage whatever
     the distribution; None where an end is infinite or the seeds are too few. ratio: of the median
-    to the sweep's. ratio_interval: its 95% interval, by bootstrap over the seeds.
+    to the sweep's. ratio_interval: its 95% interval, by bootstrap over the seeds. median_by_mass:
+    the median of the search mass; None as well without one.
     seconds: the median time a run took that was the searcher's own.
     """
 
@@ -59,6 +60,7 @@ class Standing:
     interval: tuple[float | None, float | None] | None
     ratio: float | None
     ratio_interval: tuple[float | None, float | None] | None
+    median_by_mass: float | None
     seconds: float
 
 
@@ -111,7 +113,7 @@ def summarize(asked: Benchmark, truth: Pool, runs: Sequence[Run]) -> Summary:
         how(asked, truth), judged.ceiling, target,
         {'nominal': judged.nominal, **dict(zip(names, judged.rates.tolist(), strict=True))},
         tuple(name for name, mode in zip(names, judged.modes, strict=True) if mode), prior,
-        tuple(_standing(name, mine, times[name], times.get(REFERENCE))
+        tuple(_standing(name, mine, target, times[name], times.get(REFERENCE))
               for name, mine in of.items()))
 
 
@@ -197,7 +199,7 @@ def how(asked: Benchmark, truth: Pool) -> str:
             f'condition (digest {truth.digest[:12]}).')
 
 
-def _standing(searcher: str, runs: Sequence[Run], times: np.ndarray,
+def _standing(searcher: str, runs: Sequence[Run], target: float, times: np.ndarray,
               reference: np.ndarray | None) -> Standing:
     median = float(np.median(times))
     ratio = within = None
@@ -211,6 +213,7 @@ def _standing(searcher: str, runs: Sequence[Run], times: np.ndarray,
         band([run.modes for run in runs]), band([run.false for run in runs]),
         tuple(int(time) if np.isfinite(time) else None for time in times),
         _finite(median), _ends(median_interval(times)), ratio, _ends(within),
+        _finite(float(np.median([time_to(mass, target) for mass in masses]))) if masses else None,
         float(np.median([run.seconds for run in runs])))
 
 

@@ -147,10 +147,10 @@ class _Progress:
 
 def _rest(state: RunState) -> str:
     invalid = f', {state.invalid} invalid' if state.invalid else ''
-    speed = ''
+    more = f'. {state.detail}'
     if math.isfinite(state.seconds_left):
-        speed = f', {state.rate:.0f} a minute, {tqdm.format_interval(state.seconds_left)} left'
-    return f'{state.failures} failures{invalid}{speed}'
+        more = f', {state.rate:.0f} a minute, {tqdm.format_interval(state.seconds_left)} left'
+    return f'{state.failures} failures{invalid}{more}'
 
 
 def _fail(sentence: str, code: int = 1) -> int:

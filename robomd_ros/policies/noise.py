@@ -5,9 +5,35 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 import hashlib
+import random
 
 import numpy as np
 import torch
+
+_begun: int | None = None  # what begun_anew has them begin with
+
+
+@contextmanager
+def begun_anew(seed: int) -> Iterator[None]:
+    """
+    Let a policy that is reset inside the block draw the same numbers whatever it is shown.
+
+    That goes for a Noise and for the process's own generators of Python, NumPy and torch, which
+    are left as they were.
+    """
+    global _begun
+    python, numbers = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    _begun = seed
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
+    finally:
+        _begun = None
+        random.setstate(python)
+        np.random.set_state(numbers)
 
 
 class Noise:
@@ -30,7 +56,8 @@ class Noise:
         """Let torch draw this policy's numbers inside the block."""
         with torch.random.fork_rng(devices=[]):
             if self._state is None:
-                torch.default_generator.manual_seed(_seed(observation))
+                torch.default_generator.manual_seed(
+                    _seed(observation) if _begun is None else _begun)
             else:
                 torch.set_rng_state(self._state)
             yield

@@ -5,7 +5,7 @@
 from collections.abc import Sequence
 import io
 import textwrap
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 from robomd_ros.diagnosis.run import SEARCHERS
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 _COLORS = {'sweep': '#000000', 'random': '#8a8f98', 'ppo': '#d55e00', 'a2c': '#e69f00',
            'thompson': '#56b4e9', 'successive_halving': '#cc79a7', 'gp': '#009e73'}
 _OTHER = '#0072b2'
-_HEADER = ['searcher', 'rollouts to target', 'of sweep’s', 'pair accuracy', 'failure modes',
-           'false', 'own time']
+_HEADER = ['searcher', 'to target', 'of sweep’s', 'accuracy', 'modes', 'false', 'own time']
 
 
 def curves_png(asked: Benchmark, summary: Summary) -> bytes:
@@ -38,22 +37,23 @@ def curves_png(asked: Benchmark, summary: Summary) -> bytes:
 
     figure = Figure(figsize=(16, 9), dpi=100, facecolor='white')
     left = figure.add_axes((0.06, 0.33, 0.5, 0.5))
-    right = figure.add_axes((0.63, 0.33, 0.35, 0.5))
+    right = figure.add_axes((0.65, 0.33, 0.3, 0.5))
     _prepare(left, right, asked, summary)
     for standing in summary.standings:
         color = _COLORS.get(standing.searcher, _OTHER)
-        style = {'color': color, 'linewidth': 3.6 if standing.searcher == 'sweep' else 2.6}
-        _draw(left, standing.accuracy, label=_label(standing, asked), **style)
-        _draw(right, standing.modes, **style)
+        width = 3.6 if standing.searcher == 'sweep' else 2.6
+        _draw(left, standing.accuracy, color, width, label=_label(standing, asked))
+        _draw(right, standing.modes, color, width)
         if standing.by_mass is not None and SEARCHERS[standing.searcher].learns:
-            _draw(left, standing.by_mass, color=color, linewidth=1.8, linestyle=(0, (4, 2)),
-                  label=f'{standing.searcher}, by its search mass')
+            left.plot(standing.by_mass.mean, color=color, linewidth=1.8, linestyle=(0, (4, 2)),
+                      label=f'{standing.searcher}, by its search mass: '
+                      f'{_number(standing.median_by_mass, asked)}')
     figure.legend(
         *left.get_legend_handles_labels(), loc='lower center', bbox_to_anchor=(0.5, 0.05), ncols=3,
         frameon=False, fontsize=15, title_fontsize=15,
         title='after how many rollouts the target is reached for good (median over the seeds)')
     figure.text(0.5, 0.02, summary.how, ha='center', color=LIGHT.muted, fontsize=12)
-    figure.text(0.06, 0.93, f'{_title(asked)}, control rollouts included', fontsize=20,
+    figure.text(0.06, 0.93, _title(asked), fontsize=20,
                 weight='bold', color=LIGHT.ink, parse_math=False)
     picture = io.BytesIO()
     figure.savefig(picture, format='png')
@@ -70,9 +70,9 @@ def _label(standing: Standing, asked: Benchmark) -> str:
     return f'{standing.searcher}: {_number(standing.median, asked)}'
 
 
-def _draw(axes: 'Axes', band: Band, color: str, **style: Any) -> None:
+def _draw(axes: 'Axes', band: Band, color: str, width: float, label: str | None = None) -> None:
     rollouts = np.arange(len(band.mean))
-    axes.plot(rollouts, band.mean, color=color, **style)
+    axes.plot(rollouts, band.mean, color=color, linewidth=width, label=label)
     if band.low is not None and band.high is not None:
         axes.fill_between(rollouts, band.low, band.high, color=color, alpha=0.12, linewidth=0)
 
@@ -90,29 +90,28 @@ def _prepare(left: 'Axes', right: 'Axes', asked: Benchmark, summary: Summary) ->
     left.minorticks_off()
     for axes, name in ((left, 'pair accuracy'), (right, 'failure modes found')):
         axes.set_xlim(0, asked.rollouts)
-        axes.set_xlabel('rollouts', fontsize=15, color=LIGHT.ink)
+        axes.set_xlabel('rollouts, control rollouts included', fontsize=15, color=LIGHT.ink)
         axes.set_title(name, loc='left', fontsize=17, color=LIGHT.ink)
         axes.tick_params(labelsize=14, colors=LIGHT.muted, length=0)
         axes.grid(color=LIGHT.line, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[:].set_visible(False)
-    _goal(left, summary.ceiling, 'ceiling: the true rates themselves', 'left', 'bottom')
-    _goal(left, summary.target, f'target: {TARGET:.0%} of the ceiling', 'right', 'top')
-    _goal(right, modes, f'all {modes}', 'left', 'bottom')
+    _goal(left, summary.ceiling, 'ceiling')
+    _goal(left, summary.target, f'{TARGET:.0%} of it')
+    _goal(right, modes, f'all {modes}')
 
 
-def _goal(axes: 'Axes', height: float, name: str, side: str, above: str) -> None:
-    axes.axhline(height, color=LIGHT.ink, linewidth=1.4, linestyle=':')
-    axes.annotate(name, (float(side == 'right'), height), xycoords=axes.get_yaxis_transform(),
-                  xytext=(-4 if side == 'right' else 4, -3 if above == 'top' else 3),
-                  textcoords='offset points', ha=side, va=above, fontsize=13, color=LIGHT.ink)
+def _goal(axes: 'Axes', height: float, name: str) -> None:
+    axes.axhline(height, color=LIGHT.ink, linewidth=1.6, linestyle=':')
+    axes.annotate(name, (1, height), xycoords=axes.get_yaxis_transform(), xytext=(6, 0),
+                  textcoords='offset points', va='center', fontsize=13, color=LIGHT.ink)
 
 
 def benchmark_table(asked: Benchmark, summary: Summary) -> str:
     """Return the benchmark for a terminal, at most 96 columns."""
     order = sorted(summary.standings, key=lambda each: (
         np.inf if each.median is None else each.median))
-    rows = [_cells(each, asked, summary) for each in order]
+    rows = [_cells(each, asked) for each in order]
     widths = [max(map(len, column)) for column in zip(_HEADER, *rows, strict=True)]
     rule = '─' * (sum(widths) + 2 * (len(widths) - 1))
 
@@ -123,10 +122,11 @@ def benchmark_table(asked: Benchmark, summary: Summary) -> str:
 
     notes = [
         summary.how,
-        f'Target: {TARGET:.0%} of the ceiling {summary.ceiling:.3f}, reached for good; median '
-        'over the seeds and its 95% interval. Pair accuracy and failure modes: mean at the end '
-        f'of the budget, of {len(summary.modes)} modes; false: that are none. Own time: median '
-        'seconds a run without its rollouts.']
+        f'To target: rollouts until the pair accuracy is {TARGET:.0%} of the ceiling '
+        f'{summary.ceiling:.3f} for good, median over the seeds and its 95% interval. Accuracy: '
+        'pair accuracy at the end of the budget, mean over the seeds. Modes: failure modes found '
+        f'by then, of {len(summary.modes)}; false: found, but none. Own time: median time a run '
+        'takes without its rollouts.']
     if summary.prior is not None:
         notes.append(
             f'Suspicion alone, before any perturbed rollout: pair accuracy '
@@ -136,7 +136,7 @@ def benchmark_table(asked: Benchmark, summary: Summary) -> str:
                       *(text for note in notes for text in textwrap.wrap(note, WIDTH))])
 
 
-def _cells(standing: Standing, asked: Benchmark, summary: Summary) -> list[str]:
+def _cells(standing: Standing, asked: Benchmark) -> list[str]:
     reached = _number(standing.median, asked)
     if standing.interval is not None:
         reached += f' ({_ends(standing.interval, asked)})'
@@ -145,7 +145,7 @@ def _cells(standing: Standing, asked: Benchmark, summary: Summary) -> list[str]:
         low, high = ('∞' if end is None else f'{end:.2f}' for end in standing.ratio_interval)
         ratio += f' ({low}–{high})'
     return [standing.searcher, reached, ratio, f'{standing.accuracy.mean[-1]:.3f}',
-            f'{standing.modes.mean[-1]:.1f} of {len(summary.modes)}',
+            f'{standing.modes.mean[-1]:.1f}',
             f'{standing.false.mean[-1]:.1f}', f'{standing.seconds:.1f} s']
 
 

@@ -67,7 +67,7 @@ def write_report(out: Path, scenes: Mapping[str, np.ndarray] | None = None) -> P
         headline=table.headline(failure_map), findings=sentences.findings(failure_map),
         why_stopped=table.why_stopped(failure_map), standing=partial(table.standing, failure_map),
         confirmed=partial(table.confirmed, failure_map),
-        interval=partial(table.interval, failure_map), meanings=table.MEANINGS,
+        interval=partial(table.interval, failure_map),
         failures_shown=FAILURES_SHOWN, conditions_shown=CONDITIONS_SHOWN,
         radar=_uri(radar_svg(failure_map), 'svg+xml'),
         radar_dark=_uri(radar_svg(failure_map, DARK), 'svg+xml'))

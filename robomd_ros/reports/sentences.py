@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The failure map in sentences that need no statistics to be read."""
 
-from robomd_ros.diagnosis.failure_map import FailureMap, Interaction, MapRow, MinimalSet, Rate
-from robomd_ros.reports.table import count, interval, standings, tried
+from robomd_ros.diagnosis.failure_map import FailureMap, Interaction, MapRow, MinimalSet
+from robomd_ros.reports.table import count, hundredths, interval, standings, tried
 
 
 def findings(failure_map: FailureMap) -> list[str]:
@@ -36,8 +36,8 @@ def times(ends: tuple[float, float]) -> str:
 
 
 def _ends(ends: tuple[float, float]) -> str:
-    low, high = (f'{100 * end:.0f}' for end in ends)
-    return low if low == high else f'{low} to {high}'
+    low, high = hundredths(ends)
+    return str(low) if low == high else f'{low} to {high}'
 
 
 def quoted(sentence: str) -> str:
@@ -62,7 +62,7 @@ def _suspected(failure_map: FailureMap, row: MapRow) -> str:
     nominal = failure_map.nominal
     chosen = ', chosen by the searcher' if row.source == 'discovery' else ' so far'
     return (f'{quoted(row.sentence)} is suspected, not confirmed, to fail {times(row.anytime)} '
-            f'(anytime-valid interval of {count(row.n, "rollout")}{chosen}); '
+            f'({count(row.n, "rollout")}{chosen}); '
             f'{_ends(interval(failure_map, nominal))} in the nominal scene.')
 
 
@@ -73,15 +73,11 @@ def _rollouts(row: MapRow, nominal: MapRow) -> str:
 
 
 def _minimal_set(found: MinimalSet, spoken: dict[str, str]) -> str:
-    either = 'either' if len(found.members) == 2 else 'any one'
-    rates = _listed([_rate(member.without) for member in found.members], 'or')
+    rates = _listed([f'without {member.name}, {_ends(member.without.interval)}'
+                     for member in found.members], 'and')
     doubt = '' if found.shown else '; that it takes all of them is suspected, not shown'
     return (f'{_together(found.perturbations, spoken)} fail together, {times(found.rate.interval)}'
-            f'; leaving out {either}, {rates}; {count(found.rate.n, "rollout")} each{doubt}.')
-
-
-def _rate(rate: Rate) -> str:
-    return _ends(rate.interval)
+            f'; {rates}; {count(found.rate.n, "rollout")} each{doubt}.')
 
 
 def _interaction(found: Interaction, spoken: dict[str, str]) -> str:
@@ -114,6 +110,6 @@ def _nothing(failure_map: FailureMap) -> str:
     widest = max(rows, key=lambda row: interval(failure_map, row)[1])
     untried = len(failure_map.perturbations) - len(rows)
     also = f'; of {count(untried, "change")} nothing is known' if untried else ''
-    return (f'{text}; one that fails up to {100 * interval(failure_map, widest)[1]:.0f} times in '
+    return (f'{text}; one that fails up to {hundredths(interval(failure_map, widest))[1]} times in '
             f'100 could still hide, as {quoted(widest.sentence)} with its '
             f'{count(widest.n, "rollout")} might{also}.')

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The failure map in a terminal: a headline, a table, and how numbers are written."""
 
+import math
 import textwrap
 
 from robomd_ros.diagnosis.failure_map import ConditionRow, FailureMap, MapRow
@@ -13,12 +14,13 @@ BAR = 24     # of a bar
 LEAST = 10   # of a bar that says something
 MARKS = {'failure mode': '●', 'suspected': '○', 'better than nominal': '▽'}
 MEANINGS = {
-    'failure mode': f'failure mode: fails at least {100 * MARGIN:.0f} points more often than the '
-                    'nominal scene on the same trials (p < 0.05, Holm over the catalogue).',
+    'failure mode': f'failure mode: failed at least {100 * MARGIN:.0f} points more often than the '
+                    'nominal scene on the same trials, not by chance (p < 0.05, Holm over the '
+                    'catalogue).',
     'suspected': "suspected, not confirmed: the interval lies above nominal's, but it is not the "
                  'final one of rollouts that were planned beforehand.',
-    'better than nominal': 'better than nominal: fails less often than the nominal scene on the '
-                           'same trials (p < 0.05, Holm over the catalogue).',
+    'better than nominal': 'better than nominal: failed less often than the nominal scene on the '
+                           'same trials, not by chance (p < 0.05, Holm over the catalogue).',
 }
 _COLUMNS = {
     'suspicion': "Suspicion: how far the policy's actions move when it is shown the change; "
@@ -40,10 +42,16 @@ def percent(share: float | None) -> str:
     return f'{share:.0%}'
 
 
+def hundredths(interval: tuple[float, float]) -> tuple[int, int]:
+    """Return an interval of shares in whole per cent, rounded outwards so as to promise no more."""
+    low, high = interval
+    return math.floor(100 * low + 1e-9), math.ceil(100 * high - 1e-9)
+
+
 def percents(interval: tuple[float, float]) -> str:
     """Write an interval of shares from 0 to 1 in per cent, e.g. ``2–16%``."""
-    low, high = interval
-    return f'{100 * low:.0f}–{100 * high:.0f}%'
+    low, high = hundredths(interval)
+    return f'{low}–{high}%'
 
 
 def no_rate(row: MapRow | ConditionRow) -> str:
@@ -193,7 +201,6 @@ def _legend(failure_map: FailureMap, columns: list[str], bar: int) -> list[str]:
 
 def _paragraphs(texts: list[str]) -> list[str]:
     return [line for text in texts for line in textwrap.wrap(text, WIDTH)]
-
 
 
 def _columns(failure_map: FailureMap) -> list[str]:

@@ -2,10 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The counterfactual action deviation: what would the policy do here, were the scene changed."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-import random
-import sys
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from robomd_ros.conditions import Condition, NOMINAL
@@ -13,9 +10,9 @@ from robomd_ros.policies.protocol import Policy
 from robomd_ros.rollouts.ledger import PolicyUnusable
 from robomd_ros.rollouts.protocol import Deviation, RolloutRequest, RunnerError
 from robomd_ros.rollouts.rollout import (
-    _ask,
-    _InvalidError,
-    _reset,
+    ask,
+    InvalidRolloutError,
+    reset_policy,
     RolloutCanceled,
     run_rollout,
     SOLVED_AT_RESET,
@@ -109,14 +106,16 @@ def _nominal_states(
 
 def _first_action(world: World, policy: Policy, condition: Condition, state: np.ndarray,
                   number: int, should_stop: Callable[[], bool]) -> np.ndarray:
+    from robomd_ros.policies.noise import begun_anew  # which brings torch
+
     if should_stop():
         raise RolloutCanceled('Measuring the deviation of actions was canceled.')
     observation = world.restore(condition, state)
     try:
-        with _noise(number):
-            _reset(policy, world.info.instruction)
-            return _ask(policy, observation)
-    except _InvalidError as error:
+        with begun_anew(number):
+            reset_policy(policy, world.info.instruction)
+            return ask(policy, observation)
+    except InvalidRolloutError as error:
         raise _unusable(condition, str(error), should_stop) from None
 
 
@@ -125,21 +124,3 @@ def _unusable(condition: Condition, reason: str, should_stop: Callable[[], bool]
         return RolloutCanceled('Measuring the deviation of actions was canceled.')
     return PolicyUnusable(f"The policy's actions under {condition.label} cannot be measured "
                           f'({reason}); mend that and give the same command again.')
-
-
-@contextmanager
-def _noise(seed: int) -> Iterator[None]:
-    """Begin the process's random numbers anew inside the block; leave them as they were."""
-    torch = sys.modules.get('torch')
-    before = random.getstate(), np.random.get_state(), torch and torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    if torch:
-        torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        if torch:
-            torch.set_rng_state(before[2])

@@ -32,9 +32,9 @@ CREATE TABLE run (settings TEXT NOT NULL, command TEXT NOT NULL, created REAL NO
 CREATE TABLE rollouts (
     id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, condition TEXT NOT NULL,
     seed INTEGER NOT NULL, trial INTEGER NOT NULL, purpose TEXT NOT NULL, probability REAL,
-    asked REAL NOT NULL, begun REAL, ended REAL, executor TEXT, verdict TEXT, reason TEXT, confidence REAL, source TEXT, steps INTEGER,
-    duration REAL, policy_digest TEXT NOT NULL, model_digest TEXT NOT NULL,
-    versions TEXT NOT NULL, first_frame BLOB, last_frame BLOB);
+    asked REAL NOT NULL, begun REAL, ended REAL, executor TEXT, verdict TEXT, reason TEXT,
+    confidence REAL, source TEXT, steps INTEGER, duration REAL, policy_digest TEXT NOT NULL,
+    model_digest TEXT NOT NULL, versions TEXT NOT NULL, first_frame BLOB, last_frame BLOB);
 CREATE INDEX ends ON rollouts (condition, purpose, trial, verdict, reason) WHERE ended IS NOT NULL;
 PRAGMA user_version = {VERSION};
 COMMIT;
@@ -128,8 +128,8 @@ class Ledger:
             'VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) '
             'ON CONFLICT (key) DO UPDATE SET begun = excluded.begun, versions = excluded.versions',
             request.key, json.dumps(request.condition.names), request.seed, request.trial,
-            request.purpose, request.probability, now, now, self.settings['policy_digest'], self.settings['model_digest'],
-            json.dumps(self.versions))
+            request.purpose, request.probability, now, now, self.settings['policy_digest'],
+            self.settings['model_digest'], json.dumps(self.versions))
 
     def end(self, result: RolloutResult) -> None:
         """Note how a rollout that was begun has ended, once and for all."""

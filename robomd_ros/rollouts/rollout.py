@@ -17,7 +17,7 @@ class RolloutCanceled(RunnerError):  # noqa: N818, what happened is no error
     """The rollout was canceled before it was over."""
 
 
-class _InvalidError(Exception):
+class InvalidRolloutError(Exception):
     """The rollout says nothing about the policy's skill; the message is the outcome's reason."""
 
 
@@ -46,29 +46,30 @@ def run_rollout(
     outcome = world.outcome()
     try:
         if outcome is not None and outcome.verdict == 'success':
-            raise _InvalidError(SOLVED_AT_RESET)
-        _reset(policy, world.info.instruction)
+            raise InvalidRolloutError(SOLVED_AT_RESET)
+        reset_policy(policy, world.info.instruction)
         while outcome is None:
-            observation = _step(world, _ask(policy, observation))
+            observation = _step(world, ask(policy, observation))
             steps += 1
             if on_step is not None and on_step(steps):
                 raise RolloutCanceled(f'The rollout {request.key} was canceled.')
             outcome = world.outcome()
-    except _InvalidError as error:
+    except InvalidRolloutError as error:
         outcome = Outcome('invalid', str(error), source='rollout')
     return RolloutResult(request, outcome, steps, time.monotonic() - started, first_frame,
                          world.picture(), executor)
 
 
-def _reset(policy: Policy, instruction: str) -> None:
+def reset_policy(policy: Policy, instruction: str) -> None:
+    """Reset the policy's memory; raise InvalidRolloutError if it raises anything."""
     try:
         policy.reset(instruction)
     except Exception as error:
         raise _raised('policy', error) from error
 
 
-def _ask(policy: Policy, observation: Observation) -> np.ndarray:
-    """Return the policy's action, (action_size,) float, all finite."""
+def ask(policy: Policy, observation: Observation) -> np.ndarray:
+    """Return the policy's action, (action_size,) float, all finite, or raise InvalidRolloutError."""
     try:
         answer = policy.act(observation)
     except Exception as error:
@@ -77,14 +78,14 @@ def _ask(policy: Policy, observation: Observation) -> np.ndarray:
         action = np.asarray(answer, float)
     except (TypeError, ValueError, RuntimeError):  # the last is what torch raises
         kind = type(answer).__name__
-        raise _InvalidError(f'policy_returned_type {kind}, expected numbers') from None
+        raise InvalidRolloutError(f'policy_returned_type {kind}, expected numbers') from None
     expected = (policy.needs.action_size,)
     if action.shape != expected:
-        raise _InvalidError(f'policy_returned_shape {action.shape}, expected {expected}')
+        raise InvalidRolloutError(f'policy_returned_shape {action.shape}, expected {expected}')
     if np.isnan(action).any():
-        raise _InvalidError('policy_returned_nan')
+        raise InvalidRolloutError('policy_returned_nan')
     if np.isinf(action).any():
-        raise _InvalidError('policy_returned_inf')
+        raise InvalidRolloutError('policy_returned_inf')
     return action
 
 
@@ -95,6 +96,6 @@ def _step(world: World, action: np.ndarray) -> Observation:
         raise _raised('world', error) from error
 
 
-def _raised(who: str, error: Exception) -> _InvalidError:
+def _raised(who: str, error: Exception) -> InvalidRolloutError:
     what = ' '.join(str(error).split())
-    return _InvalidError(f'{who}_raised {type(error).__name__}: {what}'[:200])
+    return InvalidRolloutError(f'{who}_raised {type(error).__name__}: {what}'[:200])

@@ -136,9 +136,9 @@ class MujocoWorld:
         """
         if condition != self._condition:
             self._set_scene(condition)
-        self._put(state)
+        self._mujoco.mj_setState(self._model, self._data, state, self._whole)
+        self._raise_bodies(1)
         self._mujoco.mj_forward(self._model, self._data)
-        self._put(state)  # mj_forward has moved what the next step starts to solve from
         return self._observe()
 
     def outcome(self) -> Outcome | None:
@@ -190,10 +190,6 @@ class MujocoWorld:
             self._camera.upload(self._scene.changed_textures)
             self._scene.changed_textures.clear()
         self._condition = condition
-
-    def _put(self, state: np.ndarray) -> None:
-        self._mujoco.mj_setState(self._model, self._data, state, self._whole)
-        self._raise_bodies(1)
 
     def _raise_bodies(self, times: int) -> None:
         """Move resized bodies up by so many times what their centres rest higher than nominal."""

@@ -8,7 +8,7 @@ import threading
 import time
 
 from action_msgs.msg import GoalStatus
-from graph_client import Client, EXECUTOR
+from graph_client import EXECUTOR
 import puppet
 import pytest
 from robomd_ros.action import ExecuteRollout, MeasureDeviation
@@ -31,33 +31,13 @@ CATALOGUE = load_catalogue(default_catalogue('lift'))
 CONDITIONS = [NOMINAL, *(CATALOGUE.condition(names) for names in (
     ['red_table'], ['big_cube'], ['gray_light'], ['red_robot', 'green_light']))]
 HORIZON = 7
-OTHERS = ('diagnose', 'diagnoser', 'perturbation_manager', 'success_detector')
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('nodes')
+def arguments(folder):
     shutil.copy(Path(__file__).with_name('watcher.py'), folder)
-    return folder
-
-
-@pytest.fixture(scope='module')
-def given(folder):
     return puppet.arguments(folder, executors=2, horizon=HORIZON) | {
         'policy': f'python:{folder}/watcher.py:make'}
-
-
-@pytest.fixture(scope='module')
-def processes(given):
-    with puppet.running(given, without=OTHERS) as processes:
-        yield processes
-
-
-@pytest.fixture(scope='module')
-def client(processes):
-    client = Client()
-    yield client
-    client.close()
 
 
 @pytest.fixture(scope='module')
@@ -77,21 +57,15 @@ def runner(client, executors):
     runner.close()
 
 
-@pytest.fixture(autouse=True)
-def still(folder):
-    yield
-    puppet.say(folder, '')
-
-
 def goal(*conditions, seed=3):
     return MeasureDeviation.Goal(
         conditions=[condition_to_msg(each) for each in conditions or CONDITIONS], seed=seed)
 
 
-def test_two_executors_find_what_one_process_does(runner, given):
+def test_two_executors_find_what_one_process_does(runner, arguments):
     told = []
     found = runner.deviations(CONDITIONS, 3, told.append)
-    policy = load_policy(given['policy'], 'lift')
+    policy = load_policy(arguments['policy'], 'lift')
     world = MujocoWorld('lift', policy.needs, horizon=HORIZON)
     assert found == LocalRunner(world, policy).deviations(CONDITIONS, 3)
     world.close()
@@ -102,8 +76,8 @@ def test_two_executors_find_what_one_process_does(runner, given):
     assert runner.deviations([], 3, told.append) == []
 
 
-def test_the_action_answers_and_tells_how_far_it_is(client, executors, folder):
-    puppet.say(folder, 'slow')
+def test_the_action_answers_and_tells_how_far_it_is(client, executors, say):
+    say('slow')
     done = []
     answer = client.result(executors[0].deviations, goal(), seconds=60,
                            feedback_callback=lambda message: done.append(message.feedback.done))
@@ -123,15 +97,15 @@ def test_a_condition_that_cannot_be_is_refused(runner):
 
 @pytest.mark.parametrize(('mode', 'why'), [
     ('nan', 'policy_returned_nan'), ('raise', 'policy_raised RuntimeError: the strings are cut')])
-def test_a_policy_without_actions_is_unusable(runner, folder, mode, why):
-    puppet.say(folder, mode)
+def test_a_policy_without_actions_is_unusable(runner, say, mode, why):
+    say(mode)
     with pytest.raises(PolicyUnusable) as refused:
         runner.deviations(CONDITIONS, 3, print)
     assert why in str(refused.value) and str(refused.value).endswith('.')
 
 
-def test_one_goal_at_a_time_and_it_can_be_canceled(client, executors, folder):
-    puppet.say(folder, 'slow')
+def test_one_goal_at_a_time_and_it_can_be_canceled(client, executors, say):
+    say('slow')
     running = threading.Event()
     first = client.send(executors[0].deviations, goal(*CONDITIONS * 20),
                         feedback_callback=lambda message: running.set())
@@ -150,8 +124,8 @@ def test_one_goal_at_a_time_and_it_can_be_canceled(client, executors, folder):
     assert client.result(executors[0].rollouts, rollout).result.error_code == 0
 
 
-def test_the_runner_stops_when_it_is_canceled(runner, folder):
-    puppet.say(folder, 'slow')
+def test_the_runner_stops_when_it_is_canceled(runner, say):
+    say('slow')
     timer = threading.Timer(1.0, runner.cancel)
     timer.start()
     began = time.monotonic()
@@ -160,8 +134,8 @@ def test_the_runner_stops_when_it_is_canceled(runner, folder):
     assert time.monotonic() - began < 5.0
 
 
-def test_an_executor_that_dies_is_named(runner, processes, folder):
-    puppet.say(folder, 'slow')
+def test_an_executor_that_dies_is_named(runner, processes, say):
+    say('slow')
     timer = threading.Timer(1.0, processes[EXECUTOR].kill)
     timer.start()
     with pytest.raises(RunnerError, match=f'{EXECUTOR} has died or cannot be reached'):
