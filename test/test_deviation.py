@@ -273,6 +273,7 @@ def test_noise_that_follows_the_first_observation_is_the_same_as_well():
     noise = Noise()
 
     class Drawing(Scripted):
+
         def reset(self, instruction):
             noise.reset()
 

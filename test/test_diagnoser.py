@@ -86,8 +86,12 @@ def test_another_diagnosis_in_the_same_folder_is_refused(client, folder):
 
 def test_a_searcher_has_the_suspicion_measured_by_the_executors(client, folder):
     goal = diagnosis(folder, 'gp', searcher='gp', rollouts=30, confirm_share=0.4)
-    result = client.result(client.diagnoser, goal, seconds=120).result
+    details = []
+    result = client.result(
+        client.diagnoser, goal, seconds=120,
+        feedback_callback=lambda message: details.append(message.feedback.state.detail)).result
     assert (result.error_code, result.error_msg) == (result.NONE, '')
+    assert any(detail.startswith('The policy is asked what it would do') for detail in details)
     found = result.failure_map
     measured = json.loads((folder / 'gp' / 'suspicion.json').read_text())['suspicion']
     assert {row.name: row.suspicion for row in found.perturbations} == measured['deviation']

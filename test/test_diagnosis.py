@@ -8,7 +8,8 @@ from pathlib import Path
 from coin_runner import a_diagnosis, CoinRunner, killed_at_random, read_map, settings
 import pytest
 from robomd_ros.conditions import load_catalogue
-from robomd_ros.diagnosis.run import check_settings, DiagnosisCanceled, Progress
+from robomd_ros.diagnosis.run import check_settings, Progress
+from robomd_ros.diagnosis.watching import DiagnosisCanceled
 from robomd_ros.errors import UserError
 from robomd_ros.rollouts import LedgerError, OtherRunError, PolicyUnusable
 from robomd_ros.rollouts.protocol import RunnerError

@@ -124,8 +124,6 @@ def test_what_is_no_map(text):
         FailureMap.from_json(text)
 
 
-
-
 # Discovery and confirmation.
 
 def test_final_rates_are_of_confirmation_and_discovery_stands_apart(tmp_path):
@@ -164,9 +162,9 @@ def test_pairs_are_of_the_same_trials(tmp_path):
     assert versus.pairs == 42  # as many as there are control rollouts
     with closing(sqlite3.connect(tmp_path / 'ledger.sqlite')) as ledger:
         both, = ledger.execute(
-            "SELECT count(*) FROM rollouts a JOIN rollouts b USING (trial) WHERE a.condition = "
-            "'[]' AND b.condition = '[\"green_table\"]' AND a.verdict = 'success' "
-            "AND b.verdict = 'failure'").fetchone()
+            'SELECT count(*) FROM rollouts a JOIN rollouts b USING (trial) WHERE a.condition = ? '
+            "AND b.condition = ? AND a.verdict = 'success' AND b.verdict = 'failure'",
+            ('[]', '["green_table"]')).fetchone()
     assert (versus.more, versus.less) == (both, 0)
     assert versus.p == pytest.approx(2 * 0.5**both) and versus.p_holm >= versus.p
     assert row.verdict == 'failure mode'

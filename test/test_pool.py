@@ -94,9 +94,9 @@ def test_the_file_is_the_pool(sweep, pool, tmp_path):
 def test_a_sweep_without_suspicion_makes_a_pool_without(sweep, tmp_path):
     (tmp_path / 'ledger.sqlite').write_bytes((sweep / 'ledger.sqlite').read_bytes())
     assert make_pool(tmp_path, CATALOGUE, tmp_path / 'pool.npz').suspicion is None
+    runner = PoolRunner(load_pool(tmp_path / 'pool.npz'))
     with pytest.raises(RunnerError, match='The pool has no suspicion; run robomd suspect'):
-        PoolRunner(load_pool(tmp_path / 'pool.npz')).deviations([a_request('red_cube').condition],
-                                                               0)
+        runner.deviations([a_request('red_cube').condition], 0)
 
 
 def test_replaying_is_a_function_of_seed_and_trial(pool):

@@ -10,7 +10,7 @@ import re
 from xml.etree import ElementTree
 
 import cv2
-from maps import a_map, a_pair, a_set, changed, four, RATES, row, stack
+from maps import a_map, a_pair, a_set, changed, four, outwards, RATES, row, stack
 import numpy as np
 import pytest
 from robomd_ros.conditions import Condition, Perturbation
@@ -168,7 +168,8 @@ def put(out: Path, known: FailureMap) -> Page:
 
 def ends(interval: tuple[float, float]) -> str:
     """Return an interval as the page has it."""
-    return f'{100 * interval[0]:.0f}–{100 * interval[1]:.0f}%'
+    low, high = outwards(interval)
+    return f'{low}–{high}%'
 
 
 def test_page_holds_the_whole_map(out: Path):
@@ -187,7 +188,7 @@ def test_page_compares_with_nominal(out: Path):
     text = Page(write_report(out)).text
     for name in RATES:
         versus = next(each for each in four().perturbations if each.name == name).versus_nominal
-        low, high = (f'{100 * end:+.0f}'.replace('-', '−') for end in versus.interval)
+        low, high = (f'{end:+}'.replace('-', '−') for end in outwards(versus.interval))
         p = 'p < 0.001' if versus.p_holm < 0.001 else f'p = {versus.p_holm:.3f}'
         assert f'{100 * versus.difference:+.0f} points {low} to {high} {p}, 20 pairs' in text
     assert text.count('failure mode ') >= 3 and 'not shown' in text
@@ -282,13 +283,26 @@ def test_stacked_conditions(out: Path):
     stacks = tuple(stack('red_table', f'other_{i}', discovery=(10, 10 + i)) for i in range(25))
     text = put(out, four(conditions=(stack('a', 'b', counts=(5, 7)), *stacks))).text
     assert f'a + b 71% {ends(wilson(5, 7))} 5 of 7 –' in text
-    assert (f'red_table + other_18 not confirmed 10 of 28 {ends(confidence_sequence(10, 28))}'
+    assert (f'red_table + other_8 not confirmed 10 of 18 {ends(confidence_sequence(10, 18))}'
             in text)
-    assert 'other_19' not in text and 'the first 20 of 26' in text
+    assert 'other_9' not in text and 'the first 10 of 26' in text
+    text = put(out, four(conditions=stacks)).text  # there is no rate to show
+    assert f'red_table + other_8 10 of 18 {ends(confidence_sequence(10, 18))}' in text
+
+
+def test_rollouts_add_up(out: Path):
+    known = a_map(
+        [row('a', 12, 12, discovery=(5, 6)), row('b', discovery=(2, 4)), row('c')],
+        nominal=(1, 32), conditions=(stack('a', 'b', counts=(6, 8), discovery=(1, 2)),
+                                     stack('a', 'c', discovery=(3, 3))))
+    text = put(out, known).text
+    assert 'Planned beforehand52 32 of them nominal' in text
+    assert "Searcher's choice15 5 of changes together" in text
+    assert "Searcher's choice" not in put(out, four()).text
 
 
 def test_minimal_sets_and_interactions(out: Path):
-    pair = a_pair('red_table', 'big_cube', excess=0.5, interval=(0.2, 0.7),
+    pair = a_pair('red_table', 'big_cube', excess=0.5, interval=(0.196, 0.701),
                   verdict='more than its members')
     known = four(minimal_sets=(a_set('red_table', 'big_cube'),
                                a_set('a', 'b', 'c', shown=False)), interactions=(pair,))
@@ -298,7 +312,7 @@ def test_minimal_sets_and_interactions(out: Path):
     needed = known.minimal_sets[0].members[0].needed
     assert text.count(f'8% {ends(wilson(1, 12))} 1 of 12 '
                       f'{100 * needed.difference:+.0f} points') == 5  # as many members
-    assert (f'red_table + big_cube 75% {ends(wilson(9, 12))} 9 of 12 25% +50 points +20 to +70 '
+    assert (f'red_table + big_cube 75% {ends(wilson(9, 12))} 9 of 12 25% +50 points +19 to +71 '
             'more than its members') in text
     without = put(out, four()).text
     assert 'What it takes to fail' not in without and 'Excess' not in without

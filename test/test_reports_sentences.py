@@ -5,17 +5,32 @@
 from dataclasses import replace
 import re
 
-from maps import a_map, a_pair, a_set, DONE, four, RATES, row, stack
+from maps import a_map, a_pair, a_set, DONE, four, outwards, RATES, row, stack
 import numpy as np
 import pytest
 from robomd_ros.diagnosis.failure_map import MapRow
 from robomd_ros.diagnosis.statistics import confidence_sequence, wilson
 from robomd_ros.reports import findings, headline, map_table
+from robomd_ros.reports.table import percents
 
 
 def times(interval: tuple[float, float]) -> str:
     """Return the ends of an interval as sentences have them."""
-    return f'{100 * interval[0]:.0f} to {100 * interval[1]:.0f}'
+    low, high = outwards(interval)
+    return f'{low} to {high}'
+
+
+def per_cent(interval: tuple[float, float]) -> str:
+    """Return an interval as the table has it."""
+    low, high = outwards(interval)
+    return f'{low}–{high}%'
+
+
+@pytest.mark.parametrize(('interval', 'written'), [
+    ((0.0, 1.0), '0–100%'), ((0.0949, 0.1501), '9–16%'), ((0.0951, 0.1499), '9–15%'),
+    ((0.29, 0.57), '29–57%'), ((0.07, 0.14), '7–14%')])
+def test_intervals_are_rounded_outwards(interval: tuple[float, float], written: str):
+    assert percents(interval) == written == per_cent(interval)
 
 
 # Sentences.
@@ -31,7 +46,7 @@ def test_a_failure_mode_is_a_sentence():
 
 def test_numbers_of_rollouts_that_differ_are_said():
     said, = findings(a_map([row('a', 40, 40)], nominal=(3, 62)))
-    assert said.endswith('; 40 and 62 rollouts.')
+    assert said.endswith('; 40 rollouts, nominal 62.')
 
 
 def test_a_full_stop_of_the_catalogue_does_not_end_the_sentence():
@@ -43,7 +58,7 @@ def test_discovery_alone_is_suspected():
     said, = findings(a_map([row('a', discovery=(15, 20)), row('b', discovery=(3, 4))]))
     assert said == (
         f'"Change to a" is suspected, not confirmed, to fail {times(confidence_sequence(15, 20))} '
-        'times in 100 (anytime-valid interval of 20 rollouts, chosen by the searcher); '
+        'times in 100 (20 rollouts, chosen by the searcher); '
         f'{times(wilson(1, 20))} in the nominal scene.')
 
 
@@ -71,17 +86,18 @@ def test_better_than_nominal():
         f'100, against {times(wilson(20, 40))}; 40 rollouts each.')
 
 
-@pytest.mark.parametrize(('names', 'leaving_out', 'rates'), [
-    (('a', 'b'), 'either', '{0} or {0}'), (('a', 'b', 'c'), 'any one', '{0}, {0} or {0}')])
-def test_minimal_sets(names: tuple[str, ...], leaving_out: str, rates: str):
+@pytest.mark.parametrize(('names', 'rates'), [
+    (('a', 'b'), 'without a, {0} and without b, {0}'),
+    (('a', 'b', 'c'), 'without a, {0}, without b, {0} and without c, {0}')])
+def test_minimal_sets(names: tuple[str, ...], rates: str):
     rows = [row(name, 1, 20) for name in names]
     quoted = [f'"Change to {name}"' for name in names]
     listed = f'{", ".join(quoted[:-1])} and {quoted[-1]}'
     known = a_map(rows, minimal_sets=(a_set(*names),))
     said, = findings(known)
     assert said == (
-        f'{listed} fail together, {times(wilson(11, 12))} times in 100; leaving out {leaving_out}'
-        f', {rates.format(times(wilson(1, 12)))}; 12 rollouts each.')
+        f'{listed} fail together, {times(wilson(11, 12))} times in 100; '
+        f'{rates.format(times(wilson(1, 12)))}; 12 rollouts each.')
     doubtful = a_map(rows, minimal_sets=(a_set(*names, shown=False),))
     assert findings(doubtful)[0].endswith('suspected, not shown.')
     assert headline(known).endswith('; 1 combination of them fails')
@@ -89,14 +105,15 @@ def test_minimal_sets(names: tuple[str, ...], leaving_out: str, rates: str):
 
 
 def test_interactions():
-    more = a_pair('a', 'b', excess=0.5, interval=(0.2, 0.7), verdict='more than its members')
-    less = a_pair('a', 'c', excess=-0.2, interval=(-0.4, -0.1), verdict='less than its members')
+    more = a_pair('a', 'b', excess=0.5, interval=(0.196, 0.701), verdict='more than its members')
+    less = a_pair('a', 'c', excess=-0.2, interval=(-0.396, -0.104),
+                  verdict='less than its members')
     none = a_pair('b', 'c', excess=0.1, interval=(-0.1, 0.3), verdict='not shown')
     rows = [row('a', 20, 20), row('b', 1, 20), row('c', 1, 20)]
     _, *said = findings(a_map(rows, interactions=(more, less, none)))
     ends = f'{times(wilson(9, 12))} times in 100'
     assert said == [
-        '"Change to a" and "Change to b" together fail 20 to 70 points more often than the '
+        '"Change to a" and "Change to b" together fail 19 to 71 points more often than the '
         f'changes alone explain: {ends}, where 25 would be expected; 12 rollouts.',
         '"Change to a" and "Change to c" together fail 10 to 40 points less often than the '
         f'changes alone explain: {ends}, where 95 would be expected; 12 rollouts.']
@@ -107,7 +124,7 @@ def test_interactions():
 def test_if_nothing_is_shown_it_says_what_could_hide():
     said, = findings(a_map([row('a', 1, 20), row('b', 0, 4), row('c')]))
     assert said == (
-        f'No failure mode is shown; one that fails up to {100 * wilson(0, 4)[1]:.0f} times in 100 '
+        f'No failure mode is shown; one that fails up to {outwards(wilson(0, 4))[1]} times in 100 '
         'could still hide, as "Change to b" with its 4 rollouts might; of 1 change nothing is '
         'known.')
 
@@ -153,9 +170,8 @@ def test_table_ranks_and_counts():
     text = map_table(four())
     names = re.findall(r'^(?: *\d+)? +[●○▽]? +(\w+) +\d+ / ', text, re.MULTILINE)
     assert names == ['nominal', *RATES]
-    low, high = wilson(17, 20)
     assert cells(line_of(text, 'big_cube'))[:6] == [
-        '2', '●', 'big_cube', '17 / 20', '85%', f'{100 * low:.0f}–{100 * high:.0f}%']
+        '2', '●', 'big_cube', '17 / 20', '85%', per_cent(wilson(17, 20))]
 
 
 def test_marks_are_the_verdicts():
@@ -173,18 +189,17 @@ def test_discovery_is_apart():
     text = map_table(a_map([row('both', 10, 20, discovery=(7, 9)),
                             row('hint', discovery=(5, 8))]))
     assert cells(line_of(text, 'perturbation'))[2:6] == ['failed', 'rate', 'interval', 'discovery']
-    low, high = (f'{100 * end:.0f}' for end in wilson(10, 20))
-    assert cells(line_of(text, 'both'))[3:7] == ['10 / 20', '50%', f'{low}–{high}%', '7 / 9']
-    low, high = (f'{100 * end:.0f}' for end in confidence_sequence(5, 8))
-    assert cells(line_of(text, 'hint'))[-5:-1] == ['–', '–', f'({low}–{high}%)', '5 / 8']
+    assert cells(line_of(text, 'both'))[3:7] == [
+        '10 / 20', '50%', per_cent(wilson(10, 20)), '7 / 9']
+    assert cells(line_of(text, 'hint'))[-5:-1] == [
+        '–', '–', f'({per_cent(confidence_sequence(5, 8))})', '5 / 8']
     assert 'hint, never pooled' in text.replace('\n', ' ')
     assert 'iscovery' not in map_table(four())
 
 
 def test_until_the_end_intervals_are_anytime_valid():
     text = map_table(four(stopped=''))
-    low, high = (f'{100 * end:.0f}' for end in confidence_sequence(9, 20))
-    assert f'{low}–{high}%' in line_of(text, 'blue_cube')
+    assert per_cent(confidence_sequence(9, 20)) in line_of(text, 'blue_cube')
     assert 'anytime' in line_of(text, 'perturbation') and 'Wilson' not in text
     assert 'has not ended' in text and DONE not in text
     assert DONE in map_table(four()) and 'Wilson' in map_table(four())

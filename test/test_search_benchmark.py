@@ -156,6 +156,7 @@ def test_a_run_says_what_was_found_after_each_rollout(pool, tmp_path, searcher):
     shown = []
 
     class Watched(PoolRunner):
+
         def run(self, requests):
             for result in super().run(requests):
                 shown.append(result)
@@ -189,6 +190,7 @@ def test_a_run_says_what_was_found_after_each_rollout(pool, tmp_path, searcher):
 def a_searcher(monkeypatch, search):
     """Have 'thompson' search so."""
     class Own:
+
         fixed = learns = False
 
         def search(self, given):

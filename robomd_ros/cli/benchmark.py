@@ -103,10 +103,7 @@ def _search(arguments: argparse.Namespace) -> int:
     return 0
 
 
-Found = tuple['Benchmark', 'Pool', 'list[Run]']
-
-
-def _replay(arguments: argparse.Namespace) -> Found:
+def _replay(arguments: argparse.Namespace) -> 'tuple[Benchmark, Pool, list[Run]]':
     """Run the benchmark on the recorded rollouts of the pool."""
     from robomd_ros.diagnosis.pool import load_pool
     from robomd_ros.diagnosis.search_benchmark import replayed, run_benchmark
@@ -120,7 +117,7 @@ def _replay(arguments: argparse.Namespace) -> Found:
         return asked, truth, run_benchmark(asked, truth, replayed(truth), progress)
 
 
-def _live(arguments: argparse.Namespace) -> Found:
+def _live(arguments: argparse.Namespace) -> 'tuple[Benchmark, Pool, list[Run]]':
     """Run the benchmark, and where there is no truth the sweep for that, in this process."""
     from robomd_ros.diagnosis.pool import read_sweep
     from robomd_ros.diagnosis.search_benchmark import live, run_benchmark

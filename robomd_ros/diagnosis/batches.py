@@ -70,7 +70,7 @@ def run_batches(
     choices as the batch has rollouts, given the tallies before each batch up to this one. It must
     be a function of these, so that the same is chosen however many rollouts run at a time, in
     whichever order they end, and after a restart. It is not called for a batch that has ended in
-    an earlier session.
+    an earlier session, and what has ended stays chosen.
     The search ends before its budget if search.settled() says so between two batches.
     """
     names = search.catalogue.names
@@ -85,17 +85,16 @@ def run_batches(
             recorded = [search.recorded(f'{searcher}/{number + k}') for k in range(size)]
             if not any(recorded) and search.settled():
                 return
-            choices: Sequence[tuple[int, float | None]]
-            if all(recorded):  # the ledger has the probabilities
-                choices = [(names.index(of[0]), None) for of in recorded if of]
-            else:
-                choices = choose(history)
+            chosen = () if all(recorded) else choose(history)
+            choices: list[tuple[int, float | None]] = [
+                (names.index(of[0]), None) if of else chosen[k]  # the ledger has the probability
+                for k, of in enumerate(recorded)]
             asked = history[-1].asked.copy()
             left = size
             for place, probability in choices:
                 left -= 1
                 yield make_request(
-                    search, f'{searcher}/{number}', place, int(asked[place]), probability)
+                    search, searcher, number, place, int(asked[place]), probability)
                 asked[place] += 1
                 number += 1
 
@@ -112,11 +111,20 @@ def run_batches(
     return history
 
 
-def make_request(search: Search, key: str, place: int, trial: int,
+def make_request(search: Search, searcher: str, number: int, place: int, earlier: int,
                  probability: float | None) -> RolloutRequest:
-    """Return the request for a rollout of the perturbation at that place of the catalogue."""
+    """
+    Return the request for the searcher's rollout of that number, from 0.
+
+    place: of the perturbation in the catalogue. earlier: how many rollouts of it were asked for.
+    What is chosen in the light of what was found gets an initial state of its own: from how one
+    perturbation ended on it one could tell how another will, and its rate's anytime-valid interval
+    would be wrong. What is planned gets the one that control rollouts can be compared on.
+    """
     condition = Condition((search.catalogue.perturbations[place],))
-    return RolloutRequest(key, condition, search.seed, trial, search.purpose, probability)
+    trial = number if search.purpose == 'discovery' else earlier
+    return RolloutRequest(f'{searcher}/{number}', condition, search.seed, trial, search.purpose,
+                          probability)
 
 
 def make_generator(search: Search, batch: int) -> np.random.Generator:

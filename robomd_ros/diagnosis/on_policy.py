@@ -51,12 +51,12 @@ class Plan:
 
     @property
     def each(self) -> int:
-        """Steps of each environment in the whole search."""
+        """Return how many steps each environment takes in the whole search."""
         return (self.rollouts - self.control) // self.parallel
 
     @property
     def search(self) -> int:
-        """Rollouts of the search."""
+        """Return how many rollouts the search has."""
         return self.each * self.parallel
 
     @property

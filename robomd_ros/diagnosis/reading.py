@@ -11,6 +11,10 @@ from robomd_ros.diagnosis.failure_map import FailureMap
 from robomd_ros.errors import UserError
 from robomd_ros.rollouts.reading import Entry, read_entries
 
+# What no reader of a map can do without.
+_SETTINGS = {'task', 'policy', 'searcher', 'seed', 'horizon'}
+_BUDGET = {'asked', 'done', 'invalid'}
+
 
 @dataclass(frozen=True)
 class Diagnosed:
@@ -21,7 +25,7 @@ class Diagnosed:
     asked for; while the diagnosis runs these can be a few more than the map has seen.
     """
 
-    map: FailureMap
+    map: FailureMap  # noqa: A003, what it is called wherever maps are spoken of
     entries: tuple[Entry, ...]
 
     @cached_property
@@ -36,6 +40,15 @@ def read_diagnosis(out: Path) -> Diagnosed:
 
     Raises UserError if it holds no failure map, no ledger, or cannot be read.
     """
+    return Diagnosed(read_map(out), tuple(read_entries(out)))
+
+
+def read_map(out: Path) -> FailureMap:
+    """
+    Return the map of DIR/failure_map.json.
+
+    out: DIR. Raises UserError if there is none, or it lacks what every diagnosis notes.
+    """
     path = out / 'failure_map.json'
     try:
         found = FailureMap.from_json(path.read_text('utf-8'))
@@ -45,4 +58,7 @@ def read_diagnosis(out: Path) -> Diagnosed:
                         'wrote its results to.') from error
     except UserError as error:
         raise UserError(f'{path}: {error}') from error
-    return Diagnosed(found, tuple(read_entries(out)))
+    missing = _SETTINGS - found.settings.keys() | _BUDGET - found.budget.keys()
+    if missing:
+        raise UserError(f'{path} lacks {", ".join(sorted(missing))}; make it anew.')
+    return found

@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """A whole diagnosis: the ledger, the searcher and the failure map together."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,15 +19,10 @@ from robomd_ros.diagnosis.evidence import Evidence, failure_map
 from robomd_ros.diagnosis.failure_map import FailureMap
 from robomd_ros.diagnosis.settling import settled
 from robomd_ros.diagnosis.suspicion import measure_suspicion, read_suspicion, Suspicion
+from robomd_ros.diagnosis.watching import WatchedRunner
 from robomd_ros.errors import UserError
 from robomd_ros.rollouts.ledger import Ledger, LedgeredRunner, LedgerError, write_whole
-from robomd_ros.rollouts.protocol import (
-    PolicyRunner,
-    RolloutRequest,
-    RolloutResult,
-    RolloutRunner,
-    RunnerError,
-)
+from robomd_ros.rollouts.protocol import PolicyRunner
 from robomd_ros.worlds.protocol import WorldInfo
 
 MAP_FILE = 'failure_map.json'
@@ -123,6 +118,7 @@ class Progress:
 
     done: rollouts that have ended, of the budget asked, over all sessions. failures, invalid: of
     those. read_map: returns the failure map of the moment it is called, from any thread.
+    detail: what is done in place of rollouts, one sentence; empty while rollouts are run.
     """
 
     done: int
@@ -130,10 +126,7 @@ class Progress:
     failures: int
     invalid: int
     read_map: Callable[[], FailureMap]
-
-
-class DiagnosisCanceled(RunnerError):  # noqa: N818, what happened is no error
-    """The diagnosis was canceled; what has ended is kept."""
+    detail: str = ''
 
 
 def check_settings(settings: Settings) -> None:
@@ -187,10 +180,10 @@ def diagnose(
     Diagnose the policy, going on from what the ledger in out has; return the failure map.
 
     catalogue: the file's of the settings. info, policy_digest, versions: of what the runner runs.
-    command: what the user gave, to be recorded. on_progress: called at the start and after every
-    rollout, from any thread, by one at a time. should_stop: asked, from any thread, before a
-    rollout is begun; on True those that are running come to their ends and DiagnosisCanceled is
-    raised.
+    command: what the user gave, to be recorded. on_progress: called at the start, after every
+    rollout and now and then while there are none, from any thread, by one at a time. should_stop:
+    asked, from any thread, before a rollout is begun; on True those that are running come to their
+    ends and DiagnosisCanceled is raised.
     Raises UserError for settings that cannot be used, among them LedgerError, if out cannot be
     written or the disk is full, and OtherRunError, if out holds another diagnosis; and
     RunnerError, among them PolicyUnusable. The failure map so far is written in any case.
@@ -245,7 +238,7 @@ class _Session:
                  should_stop: Callable[[], bool]) -> None:
         self._settings, self._catalogue, self._ledger = settings, catalogue, ledger
         self._bare = runner
-        self._runner = _WatchedRunner(LedgeredRunner(runner, ledger), self._note, should_stop)
+        self._runner = WatchedRunner(LedgeredRunner(runner, ledger), self._note, should_stop)
         self._on_progress, self._should_stop = on_progress, should_stop
         self._mutex = threading.RLock()
         self._suspicion = read_suspicion(settings.out, catalogue, ledger.settings)
@@ -320,8 +313,15 @@ class _Session:
         if self._suspicion is None:
             self._suspicion = measure_suspicion(
                 self._settings.out, self._catalogue, self._bare, self._ledger.settings,
-                self._ledger.versions, self._ledger.command())
+                self._ledger.versions, self._ledger.command(), self._tell_measured)
         return self._suspicion
+
+    def _tell_measured(self, done: int) -> None:
+        """Tell of how many perturbations the suspicion is measured."""
+        with self._mutex:
+            self._on_progress(self._progress(
+                'The policy is asked what it would do under each change; '
+                f'{done} of {len(self._catalogue)} are done.'))
 
     def _note(self) -> None:
         """Take in what has ended."""
@@ -353,40 +353,14 @@ class _Session:
 
     def _tell(self) -> bool:
         """Tell how far it is; return False, having told nothing, if it is as far as before."""
-        tally = self._ledger.tally()
-        before, self._done = self._done, sum(tally.values())
+        progress = self._progress()
+        before, self._done = self._done, progress.done
         if self._done > before:  # else the rollout is an earlier session's
-            self._on_progress(Progress(
-                self._done, self._settings.rollouts, tally.get('failure', 0),
-                tally.get('invalid', 0), self._map))
+            self._on_progress(progress)
         return self._done > before
 
-
-class _WatchedRunner:
-    """Runs rollouts with another runner until told to stop."""
-
-    def __init__(self, runner: RolloutRunner, on_end: Callable[[], None],
-                 should_stop: Callable[[], bool]) -> None:
-        self.parallel, self.horizon = runner.parallel, runner.horizon
-        self._runner = runner
-        self._on_end = on_end
-        self._should_stop = should_stop
-
-    def run(self, requests: Iterable[RolloutRequest]) -> Iterator[RolloutResult]:
-        """Run the requests; raise DiagnosisCanceled when all that are running have ended."""
-        stopped = False
-
-        def until_stopped() -> Iterator[RolloutRequest]:
-            nonlocal stopped
-            for request in requests:
-                if self._should_stop():
-                    stopped = True
-                    return
-                yield request
-
-        for result in self._runner.run(until_stopped()):
-            self._on_end()
-            yield result
-        if stopped:
-            raise DiagnosisCanceled('The diagnosis was canceled; the same command goes on from '
-                                    'here.')
+    def _progress(self, detail: str = '') -> Progress:
+        tally = self._ledger.tally()
+        return Progress(
+            sum(tally.values()), self._settings.rollouts, tally.get('failure', 0),
+            tally.get('invalid', 0), self._map, detail)

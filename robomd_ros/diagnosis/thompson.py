@@ -63,6 +63,6 @@ def worst_shares(counts: np.ndarray, usable: np.ndarray,
 
     counts: (2, N), parameters of the Beta posteriors. usable: (N,) bool; the others have 0.
     """
-    rates = generator.beta(*counts, (SAMPLES, counts.shape[1]))
+    rates = generator.beta(counts[0], counts[1], (SAMPLES, counts.shape[1]))
     worst = np.where(usable, rates, -1).argmax(1)
     return np.bincount(worst, minlength=counts.shape[1]) / SAMPLES

@@ -31,6 +31,6 @@ def _drawn(search: Search) -> Iterator[RolloutRequest]:
             return
         drawn = make_generator(search, batch).integers(perturbations, size=SIZE).tolist()
         for k, place in enumerate(drawn):
-            yield make_request(search, f'random/{SIZE * batch + k}', place, asked[place],
+            yield make_request(search, 'random', SIZE * batch + k, place, asked[place],
                                1 / perturbations)
             asked[place] += 1

@@ -24,11 +24,11 @@ from robomd_ros.diagnosis.failure_map import ConditionRow, FailureMap, MapRow
 from robomd_ros.diagnosis.run import (
     check_settings,
     diagnose,
-    DiagnosisCanceled,
     MAP_FILE,
     Progress,
     Settings,
 )
+from robomd_ros.diagnosis.watching import DiagnosisCanceled
 from robomd_ros.errors import UserError
 from robomd_ros.msg import ExecutorInfo, RunState
 from robomd_ros.msg import FailureMap as FailureMapMsg
@@ -221,11 +221,11 @@ class Diagnosis:
         """Tell how far it is, now and then."""
         now = time.monotonic()
         self._last = progress
-        if self._first is None:
+        if self._first is None or progress.detail:  # from here on rollouts a minute are counted
             self._first, self._begun = progress, now
         if now - self._told >= _TELL:
             self._told = now
-            self._tell(RunState.RUNNING, 'Rollouts are being run.')
+            self._tell(RunState.RUNNING, progress.detail or 'Rollouts are being run.')
 
     def _take(self, found: FailureMap) -> None:
         """Take the map as the last one."""

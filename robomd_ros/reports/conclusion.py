@@ -9,8 +9,9 @@ import textwrap
 import numpy as np
 from robomd_ros.conditions import load_catalogue
 from robomd_ros.diagnosis.failure_map import FailureMap
+from robomd_ros.diagnosis.reading import read_map
 from robomd_ros.errors import UserError
-from robomd_ros.reports.page import read_map, write_report
+from robomd_ros.reports.page import write_report
 from robomd_ros.reports.sentences import findings
 from robomd_ros.reports.table import map_table, WIDTH
 

@@ -199,9 +199,10 @@ def _prepare_radar(axes: 'PolarAxes', rows: list[MapRow], palette: Palette) -> N
     axes.spines['polar'].set_color(palette.line)
     for angle, row in zip(_angles(rows), rows, strict=True):
         side = np.sin(angle)
-        label = percent(row.failure_rate) if row.n else no_rate(row)
+        label = f'{percent(row.failure_rate)} of {row.n:,}' if row.n else no_rate(row)
         axes.text(angle, 1.07, f'{row.name}\n{label}', fontsize=9.5, linespacing=1.25,
-                  color=palette.ink if row.n else palette.muted, parse_math=False,
+                  color=palette.ink if row.source == 'confirmation' else palette.muted,
+                  parse_math=False,
                   ha='center' if abs(side) < 0.1 else 'left' if side > 0 else 'right',
                   va='center' if abs(side) > 0.3 else 'bottom' if np.cos(angle) > 0 else 'top')
 

@@ -14,16 +14,15 @@ import sqlite3
 
 import jinja2
 import numpy as np
-from robomd_ros.diagnosis.failure_map import FailureMap
+from robomd_ros.diagnosis.reading import read_map
 from robomd_ros.errors import UserError
 from robomd_ros.reports import sentences, table
 from robomd_ros.reports.figures import DARK, radar_svg
+from robomd_ros.rollouts.reading import address
 
 TEMPLATES = Path(__file__).parent / 'templates'
 FAILURES_SHOWN = 3     # per perturbation, first and last frame of each
-CONDITIONS_SHOWN = 20  # stacked conditions
-SETTINGS = {'task', 'policy', 'searcher', 'seed', 'horizon'}  # what the page cannot do without
-BUDGET = {'asked', 'done', 'invalid'}
+CONDITIONS_SHOWN = 10  # stacked conditions
 
 
 @dataclass(frozen=True)
@@ -74,28 +73,6 @@ def write_report(out: Path, scenes: Mapping[str, np.ndarray] | None = None) -> P
     return _write_whole(out / 'report.html', page)
 
 
-def read_map(out: Path) -> FailureMap:
-    """Return the map of DIR/failure_map.json; raise UserError if there is none to report on."""
-    path = out / 'failure_map.json'
-    try:
-        text = path.read_text('utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'{path} cannot be read ({_reason(error)}): name the directory that a '
-                        'diagnosis wrote its results to.') from error
-    try:
-        failure_map = FailureMap.from_json(text)
-    except UserError as error:
-        raise UserError(f'{path}: {error}') from error
-    missing = SETTINGS - failure_map.settings.keys() | BUDGET - failure_map.budget.keys()
-    if missing:
-        raise UserError(f'{path} lacks {", ".join(sorted(missing))}; make it anew.')
-    return failure_map
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, 'strerror', None) or str(error)
-
-
 @contextmanager
 def _ledger(out: Path) -> Iterator[sqlite3.Connection | None]:
     """Open the ledger for reading; None if there is none, as beside a map that was sent alone."""
@@ -104,7 +81,7 @@ def _ledger(out: Path) -> Iterator[sqlite3.Connection | None]:
         yield None
         return
     try:
-        with closing(sqlite3.connect(f'{path.resolve().as_uri()}?mode=ro', uri=True)) as ledger:
+        with closing(sqlite3.connect(address(path), uri=True)) as ledger:
             yield ledger
     except sqlite3.Error as error:
         raise UserError(f'{path} cannot be read as a ledger ({error}): move it away to get a '
@@ -162,7 +139,7 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {'percent': table.percent, 'percents': table.percents,
-                            'points': _points, 'p': _p,
+                            'points': _points, 'between': _between, 'p': _p,
                             'count': table.count, 'no_rate': table.no_rate}
     return environment.get_template('report.html.j2')
 
@@ -170,6 +147,12 @@ def _template() -> jinja2.Template:
 def _points(share: float) -> str:
     """Write a difference of shares in points of a hundred, with its sign."""
     return f'{100 * share:+.0f}'.replace('-', '−')
+
+
+def _between(ends: tuple[float, float]) -> str:
+    """Write an interval of differences in points, e.g. ``−2 to +16``."""
+    low, high = table.hundredths(ends)
+    return f'{low:+} to {high:+}'.replace('-', '−')
 
 
 def _p(p: float) -> str:
@@ -184,5 +167,5 @@ def _write_whole(path: Path, text: str) -> Path:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise UserError(f'{path} cannot be written: {_reason(error)}.') from error
+        raise UserError(f'{path} cannot be written: {error.strerror}.') from error
     return path

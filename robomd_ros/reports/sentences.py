@@ -69,7 +69,7 @@ def _suspected(failure_map: FailureMap, row: MapRow) -> str:
 def _rollouts(row: MapRow, nominal: MapRow) -> str:
     if row.n == nominal.n:
         return f'{count(row.n, "rollout")} each'
-    return f'{row.n:,} and {count(nominal.n, "rollout")}'
+    return f'{count(row.n, "rollout")}, nominal {nominal.n:,}'
 
 
 def _minimal_set(found: MinimalSet, spoken: dict[str, str]) -> str:
@@ -81,9 +81,9 @@ def _minimal_set(found: MinimalSet, spoken: dict[str, str]) -> str:
 
 
 def _interaction(found: Interaction, spoken: dict[str, str]) -> str:
-    low, high = sorted(abs(100 * end) for end in found.interval)
+    low, high = sorted(map(abs, hundredths(found.interval)))
     how = 'more' if found.excess > 0 else 'less'
-    return (f'{_together(found.perturbations, spoken)} together fail {low:.0f} to {high:.0f} '
+    return (f'{_together(found.perturbations, spoken)} together fail {low} to {high} '
             f'points {how} often than the changes alone explain: {times(found.rate.interval)}, '
             f'where {100 * found.expected:.0f} would be expected; '
             f'{count(found.rate.n, "rollout")}.')
@@ -110,6 +110,6 @@ def _nothing(failure_map: FailureMap) -> str:
     widest = max(rows, key=lambda row: interval(failure_map, row)[1])
     untried = len(failure_map.perturbations) - len(rows)
     also = f'; of {count(untried, "change")} nothing is known' if untried else ''
-    return (f'{text}; one that fails up to {hundredths(interval(failure_map, widest))[1]} times in '
-            f'100 could still hide, as {quoted(widest.sentence)} with its '
-            f'{count(widest.n, "rollout")} might{also}.')
+    most = hundredths(interval(failure_map, widest))[1]
+    return (f'{text}; one that fails up to {most} times in 100 could still hide, as '
+            f'{quoted(widest.sentence)} with its {count(widest.n, "rollout")} might{also}.')

@@ -43,7 +43,7 @@ def percent(share: float | None) -> str:
 
 
 def hundredths(interval: tuple[float, float]) -> tuple[int, int]:
-    """Return an interval of shares in whole per cent, rounded outwards so as to promise no more."""
+    """Return an interval of shares in whole per cent; outwards, so as to promise no more."""
     low, high = interval
     return math.floor(100 * low + 1e-9), math.ceil(100 * high - 1e-9)
 

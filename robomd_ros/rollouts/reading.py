@@ -31,7 +31,7 @@ def read_entries(out: Path) -> list[Entry]:
         raise UserError(f'There is no ledger {path}; name the folder that a diagnosis wrote its '
                         'results to.')
     try:
-        with closing(sqlite3.connect(_address(path), uri=True)) as database:
+        with closing(sqlite3.connect(address(path), uri=True)) as database:
             version, = database.execute('PRAGMA user_version').fetchone()
             if version != VERSION:
                 raise UserError(f'{path} is not a ledger of this version of robomd_ros; diagnose '
@@ -46,7 +46,7 @@ def read_entries(out: Path) -> list[Entry]:
                         'another folder.') from error
 
 
-def _address(path: Path) -> str:
+def address(path: Path) -> str:
     """Return the ledger's URI; SQLite wants to be told of a folder that cannot be written to."""
     wal = path.with_name(f'{path.name}-wal')
     still = not os.access(path.parent, os.W_OK) and not wal.exists()

@@ -69,7 +69,7 @@ def reset_policy(policy: Policy, instruction: str) -> None:
 
 
 def ask(policy: Policy, observation: Observation) -> np.ndarray:
-    """Return the policy's action, (action_size,) float, all finite, or raise InvalidRolloutError."""
+    """Return the policy's action, (action_size,) finite floats, or raise InvalidRolloutError."""
     try:
         answer = policy.act(observation)
     except Exception as error:

@@ -1,0 +1,509 @@
+# Copyright 2026 the robomd_ros authors
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The searchers random, thompson, successive_halving and gp."""
+
+from collections import Counter
+from contextlib import closing
+from importlib import import_module
+from itertools import cycle
+import json
+from pathlib import Path
+import sqlite3
+
+from coin_runner import (
+    a_diagnosis,
+    a_search,
+    CATALOGUE,
+    CoinRunner,
+    failure_rate,
+    killed_at_random,
+    settings,
+)
+import numpy as np
+import pytest
+from robomd_ros.conditions import Condition, load_catalogue, NOMINAL
+from robomd_ros.diagnosis import gaussian_process, halving, sweep, thompson, uniform
+from robomd_ros.diagnosis.batches import run_batches, SIZE, standardize, Tally
+from robomd_ros.diagnosis.run import SEARCHERS
+from robomd_ros.diagnosis.suspicion import Suspicion
+from robomd_ros.diagnosis.watching import DiagnosisCanceled
+from robomd_ros.worlds.protocol import Outcome
+from scipy.special import expit
+
+LIFT = load_catalogue(Path(__file__).parents[1] / 'config' / 'catalogues' / 'lift.yaml')
+CHOOSERS = ['random', 'thompson', 'successive_halving', 'gp']
+ADAPTIVE = CHOOSERS[1:]
+
+
+def rows(out):
+    """Return what the ledger has of every rollout, by key."""
+    with closing(sqlite3.connect(out / 'ledger.sqlite')) as ledger:
+        return {key: others for key, *others in ledger.execute(
+            'SELECT key, condition, trial, purpose, probability, verdict FROM rollouts')}
+
+
+def tally(asked, failures=None, valid=None):
+    """Return a tally; all valid and no failure if not given."""
+    asked = np.array(asked)
+    return Tally(asked, asked if valid is None else np.array(valid),
+                 np.zeros_like(asked) if failures is None else np.array(failures))
+
+
+class Biased(CoinRunner):
+    """Tosses coins that fail as often as told, by the condition's name; nominal never."""
+
+    def __init__(self, rates):
+        super().__init__()
+        self.rates = rates
+        self.tried = []
+
+    def run(self, requests):
+        """Yield the results in order."""
+        for request in requests:
+            yield self._toss(request)
+
+    def outcome(self, request, failed):
+        """Return a verdict that is a function of the seed, the trial and the condition."""
+        name = request.condition.label
+        self.tried.append(name)
+        place = [*self.rates, 'nominal'].index(name)
+        toss = np.random.default_rng([request.seed, request.trial, place, 9]).random()
+        return Outcome('failure' if toss < self.rates.get(name, 0) else 'success')
+
+
+# What is true of them all.
+
+@pytest.mark.parametrize('searcher', CHOOSERS)
+@pytest.mark.parametrize('rollouts', [1, 7, 46, 131])
+def test_budget_is_spent_on_what_the_ledger_says(tmp_path, searcher, rollouts):
+    asked = settings(tmp_path, searcher=searcher, rollouts=rollouts, confirm_share=0)
+    a_diagnosis(asked, CoinRunner(2))
+    found = rows(tmp_path)
+    kinds = Counter(key.partition('/')[0] for key in found)
+    assert kinds.total() == rollouts and kinds['control'] == asked.control
+    assert {key for key in found if not key.startswith('control')} == {
+        f'{searcher}/{number}' for number in range(rollouts - asked.control)}
+    trials = {}
+    for condition, trial, purpose, probability, _ in found.values():
+        trials.setdefault(condition, []).append(trial)
+        if condition == '[]':
+            assert (purpose, probability) == ('control', None)
+        else:
+            assert len(json.loads(condition)) == 1 and 0 < probability <= 1
+            assert purpose == ('confirmation' if searcher == 'random' else 'discovery')
+    if searcher != 'random':  # whose rollouts are compared with nominal's
+        trials = {'control': trials.pop('[]'), 'search': sum(trials.values(), [])}
+    assert all(sorted(each) == list(range(len(each))) for each in trials.values())
+
+
+@pytest.mark.parametrize('searcher', CHOOSERS)
+def test_what_is_chosen_depends_on_the_seed_alone(tmp_path, searcher):
+    def run(name, parallel, seed):
+        asked = settings(tmp_path / name, searcher=searcher, rollouts=70, seed=seed)
+        found = a_diagnosis(asked, CoinRunner(parallel))
+        return rows(asked.out), [(row.name, row.estimate) for row in found.perturbations]
+
+    one, three, other = run('one', 1, 0), run('three', 3, 0), run('other', 1, 1)
+    assert one == three
+    assert [each[0] for each in one[0].values()] != [each[0] for each in other[0].values()]
+
+
+@pytest.mark.parametrize('searcher', CHOOSERS)
+def test_taken_up_again_and_again(tmp_path, searcher):
+    asked = settings(tmp_path / 'parts', searcher=searcher, rollouts=60)
+    for limit in (1, 2, 9, 8, 13):
+        runner = CoinRunner()
+        with pytest.raises(DiagnosisCanceled):
+            a_diagnosis(asked, runner, should_stop=lambda r=runner, n=limit: len(r.ran) >= n)
+    found = a_diagnosis(asked, CoinRunner())
+    whole = a_diagnosis(settings(tmp_path / 'whole', searcher=searcher, rollouts=60), CoinRunner())
+    assert rows(tmp_path / 'parts') == rows(tmp_path / 'whole')
+    assert found.perturbations == whole.perturbations and found.nominal == whole.nominal
+
+
+def think_until_killed(out: Path, log: Path) -> None:
+    """Run a diagnosis."""
+    asked = settings(out, searcher='thompson', rollouts=80)
+    a_diagnosis(asked, CoinRunner(2, log=log, seconds=0.01))
+
+
+def test_killed_again_and_again(tmp_path):
+    log = tmp_path / 'log'
+    assert len(list(killed_at_random(think_until_killed, tmp_path / 'run', log, 3, 0.1))) == 3
+    think_until_killed(tmp_path / 'run', log)
+    whole = settings(tmp_path / 'whole', searcher='thompson', rollouts=80)
+    a_diagnosis(whole, CoinRunner())
+    assert rows(tmp_path / 'run') == rows(tmp_path / 'whole')
+
+
+@pytest.mark.parametrize('searcher', ['random', 'thompson', 'gp'])
+def test_larger_budget_goes_on(tmp_path, searcher):
+    for rollouts in (30, 61):
+        asked = settings(tmp_path / 'more', searcher=searcher, rollouts=rollouts, confirm_share=0,
+                         control_share=0.5)
+        a_diagnosis(asked, CoinRunner())
+    a_diagnosis(settings(tmp_path / 'once', searcher=searcher, rollouts=61, confirm_share=0,
+                         control_share=0.5), CoinRunner())
+    assert rows(tmp_path / 'more') == rows(tmp_path / 'once')
+
+
+def test_larger_budget_plans_the_halving_anew(tmp_path):
+    for rollouts in (31, 44, 45, 79, 200):
+        runner = CoinRunner()
+        found = a_diagnosis(settings(tmp_path, searcher='successive_halving', rollouts=rollouts,
+                                     confirm_share=0), runner)
+        assert found.budget['done'] == len(rows(tmp_path)) == rollouts
+    assert len(runner.ran) == 200 - 79
+    assert max(found.perturbations, key=lambda row: row.n).name in ('green_table', 'red_table')
+
+
+@pytest.mark.parametrize('searcher', CHOOSERS)
+def test_perturbation_that_cannot_be_judged_is_no_trap(tmp_path, searcher):
+    class Unjudged(CoinRunner):
+
+        def outcome(self, request, failed):
+            if 'red_table' in request.condition.names:
+                return Outcome('invalid', 'solved_at_reset')
+            return super().outcome(request, failed)
+
+    asked = settings(tmp_path, searcher=searcher, rollouts=100, confirm_share=0)
+    found = a_diagnosis(asked, Unjudged())
+    row, = (row for row in found.perturbations if row.name == 'red_table')
+    assert (row.n, row.failure_rate, found.budget['done']) == (0, None, 100)
+    assert row.invalid == found.budget['invalid'] > 0
+    if searcher != 'random':  # which does not look
+        assert row.invalid <= (80 // 3 if searcher == 'successive_halving' else 2 + SIZE)
+
+
+@pytest.mark.parametrize('searcher', CHOOSERS)
+def test_budget_is_spent_though_nothing_can_be_judged(tmp_path, searcher):
+    class Unjudged(CoinRunner):
+
+        def outcome(self, request, failed):
+            return Outcome('invalid', 'solved_at_reset')
+
+    found = a_diagnosis(settings(tmp_path, searcher=searcher, confirm_share=0), Unjudged())
+    assert found.budget == {'asked': 40, 'done': 40, 'invalid': 40}
+
+
+@pytest.mark.parametrize('searcher', CHOOSERS)
+def test_ends_between_batches_when_settled(searcher):
+    answers = iter([False, False, False, True])
+    runner = Biased(dict.fromkeys(CATALOGUE.names, 0.5))
+    import_module(f'robomd_ros.diagnosis.{SEARCHERS[searcher].module}').search(
+        a_search(runner, 100, 10, settled=lambda: next(answers)))
+    batch = len(CATALOGUE) if searcher == 'successive_halving' else SIZE
+    assert len([name for name in runner.tried if name != 'nominal']) == 3 * batch
+
+
+@pytest.mark.parametrize('searcher', ADAPTIVE)
+def test_control_rollouts_are_spread_evenly(searcher):
+    runner = Biased(dict.fromkeys(CATALOGUE.names, 0.5))
+    import_module(f'robomd_ros.diagnosis.{SEARCHERS[searcher].module}').search(
+        a_search(runner, 120, 30))
+    for place in range(1, 121):
+        assert abs(runner.tried[:place].count('nominal') - place / 4) <= 1
+
+
+# Batches.
+
+def test_ended_batches_are_not_thought_over_again():
+    done = {f'a/{number}': (CATALOGUE.names[number % 3],) for number in range(6)}
+    seen, asked = [], []
+
+    def choose(history):
+        seen.append(history[-1])
+        return [(5, 1.0), (5, 0.5)]
+
+    def settled():
+        asked.append(len(seen))
+        return len(seen) == 2
+
+    requests = []
+    search = a_search(
+        CoinRunner(before=requests.append), 30, 3, recorded=done.get, settled=settled)
+    history = run_batches(search, 'a', choose, cycle([2]))
+    assert seen[0].asked.tolist() == [2, 2, 2, 0, 0, 0]  # and not 0, nor were these chosen
+    assert [each.asked[5] for each in history] == [0, 0, 0, 0, 2, 4]
+    assert asked == [0, 1, 2]  # not while there are records
+    tried = [r for r in requests if r.condition != NOMINAL]
+    assert sorted(r.trial for r in tried if r.condition.names == (CATALOGUE.names[5],)) == [
+        6, 7, 8, 9]
+
+
+def test_batch_that_was_begun_is_finished_whoever_is_settled():
+    done = {'a/0': (CATALOGUE.names[1],)}
+    runner = Biased(dict.fromkeys(CATALOGUE.names, 0.5))
+    search = a_search(runner, 30, 3, recorded=done.get, settled=lambda: True)
+    history = run_batches(search, 'a', lambda history: [(1, 1.0), (2, 1.0)], [2] * 9)
+    assert history[-1].asked.tolist() == [0, 1, 1, 0, 0, 0]
+
+
+def test_usable():
+    assert tally([2, 3, 6, 9], valid=[0, 0, 1, 3]).usable.tolist() == [True, False, True, True]
+    assert tally([3, 7], valid=[0, 1]).usable.tolist() == [True, True]  # rather than none
+
+
+def test_standardize_says_the_same_of_fast_and_slow_policies():
+    deviations = np.array([0.2, 0.4, 0.8, 1.6])
+    assert standardize(deviations) == pytest.approx(standardize(deviations / 4), abs=0.1)
+    assert standardize([0.3] * 4).tolist() == [0] * 4
+    assert np.abs(standardize([0.3, 0.3, 0.31, 0.3])).max() < 0.1
+
+
+# random.
+
+def test_random_is_uniform_and_does_not_look():
+    first, second = (Biased(dict.fromkeys(CATALOGUE.names, rate)) for rate in (0.0, 1.0))
+    for runner in (first, second):
+        uniform.search(a_search(runner, 1260, 60))
+    assert first.tried == second.tried
+    assert all(160 < first.tried.count(name) < 240 for name in CATALOGUE.names)
+
+
+# thompson.
+
+def test_thompson_comes_back_to_the_worst(tmp_path):
+    a_diagnosis(settings(tmp_path, searcher='thompson', rollouts=220, confirm_share=0),
+                CoinRunner())
+    tried = [condition for key, (condition, *_) in rows(tmp_path).items() if condition != '[]']
+    shares = Counter(tried[-100:])
+    assert shares['["green_table"]'] > 70 and shares['["red_table"]'] < 30
+
+
+def test_thompson_probability_is_that_of_the_choice():
+    # Then, whatever was chosen before, 1 / probability is 1 on average over each perturbation.
+    requests = []
+    for seed in range(30):
+        thompson.search(a_search(CoinRunner(before=requests.append), 60, 20, seed=seed))
+    chosen = np.array([request.probability for request in requests
+                       if request.condition.label == 'green_table'])
+    assert chosen.min() < 0.5 and chosen.max() > 0.8
+    assert abs((1 / chosen).sum() - 30 * 40) < 3 * np.sqrt((1 / chosen**2 - 1 / chosen).sum())
+
+
+def test_shares_of_the_worst():
+    counts = np.array([[1.0, 1, 30, 1], [1, 1, 1, 1]])
+    generator = np.random.default_rng(0)
+    shares = thompson.worst_shares(counts, np.array([True, True, True, False]), generator)
+    assert shares.sum() == pytest.approx(1) and shares[3] == 0
+    assert shares[2] > 0.85 and shares[0] == pytest.approx(shares[1], abs=0.03)
+
+
+def test_thompson_prior_is_worth_three_rollouts():
+    prior = thompson.prior_counts(np.array([-3.0, 0.0, 3.0]))
+    assert prior.sum(0) == pytest.approx(3)
+    means = prior[0] / prior.sum(0)
+    assert means[0] < 0.25 < means[1] == 0.5 < 0.75 < means[2]
+    after = thompson.posterior(prior, tally([5, 9, 8], [0, 3, 8], [4, 9, 8]))
+    assert (after - prior).tolist() == [[0, 3, 8], [4, 6, 0]]
+
+
+# successive_halving.
+
+@pytest.mark.parametrize('perturbations, budget', [(1, 5), (2, 7), (6, 60), (21, 378), (21, 30)])
+def test_rounds_of_halving(perturbations, budget):
+    rounds = halving.plan(perturbations, budget)
+    assert len(rounds) == max(1, int(np.ceil(np.log2(perturbations))))
+    assert [size for size, _ in rounds][0] == perturbations
+    assert all(later == -(-earlier // 2)
+               for (earlier, _), (later, _) in zip(rounds, rounds[1:], strict=False))
+    share = budget / len(rounds)
+    for size, batches in rounds:
+        assert batches == max(1, int(share // size))
+
+
+def test_halving_keeps_the_half_that_fails_more():
+    rates = dict(zip(LIFT.names, np.random.default_rng(4).permutation(21) / 20, strict=True))
+    runner = Biased(rates)
+    halving.search(a_search(runner, 420, 42, catalogue=LIFT))
+    tried = Counter(runner.tried)
+    assert tried.total() == 420 and tried.pop('nominal') == 42
+    # 21 for 3 rollouts each, then 11 for 6, 6 for 12, 3 for 25, and 2 for what is left.
+    assert sorted(tried.values())[:18] == [3] * 10 + [9] * 5 + [21] * 3
+    assert sorted(tried.values())[18:20] == [46, 97] and max(tried.values()) == 97
+    last = [name for name, _ in tried.most_common(3)]
+    assert max(rates, key=rates.get) in last and all(rates[name] > 0.7 for name in last)
+
+
+def test_worst():
+    found = tally([4, 4, 4, 4, 4], [4, 0, 2, 0, 2], [4, 4, 4, 0, 4])
+    assert halving.worst(range(5), found, 3) == [0, 2, 4]
+    assert halving.worst(range(5), found, 2) == [0, 2]
+    assert halving.worst([1, 3], found, 1) == [1]  # 3 was never judged
+
+
+# gp.
+
+def suspicion_of(catalogue, deviation):
+    """Return a suspicion with those deviations."""
+    deviation = dict(zip(catalogue.names, map(float, deviation), strict=True))
+    return Suspicion(deviation, {name: each / 3 for name, each in deviation.items()}, 35, 4)
+
+
+def estimates(rates, deviation, rollouts, seed=0, catalogue=LIFT):
+    """Return all that gp thought of the failure rates, from before the first rollout on."""
+    found = []
+    gaussian_process.search(a_search(
+        Biased(rates), rollouts, rollouts // 10, seed=seed, catalogue=catalogue,
+        on_estimate=found.append, suspicion=lambda: suspicion_of(catalogue, deviation)))
+    return found
+
+
+def test_gp_ranks_by_suspicion_before_any_rollout():
+    deviation = np.array([0.5, 0.01, 0.3, 1.4, 0.02, 0.9])
+    first, *_ = estimates(dict.fromkeys(CATALOGUE.names, 0.5), deviation, 5, catalogue=CATALOGUE)
+    assert np.argsort(first).tolist() == np.argsort(deviation).tolist()
+    assert first.min() < 0.35 and first.max() > 0.65
+
+
+def test_gp_is_less_sure_of_what_changes_contact():
+    contact = np.array([p.property == 'size' for p in LIFT])
+    features = gaussian_process.make_features(LIFT, np.zeros(21), np.zeros(21))
+    spread = gaussian_process.fit_covariance(features, tally([0] * 21)).diagonal()
+    assert spread[contact].min() > 1.2 * spread[~contact].max()
+
+
+def test_gp_infers_as_integration_does():
+    covariance = np.array([[4.0, 2.5], [2.5, 3.0]])
+    mean = np.array([-1.0, 0.5])
+    found = tally([9, 2], [1, 2])
+    belief = gaussian_process.infer(mean, covariance, found)
+    one, two = np.meshgrid(*[np.linspace(-14, 14, 1401)] * 2, indexing='ij')
+    apart = np.stack([one - mean[0], two - mean[1]])
+    log = -np.einsum('ixy,ij,jxy->xy', apart, np.linalg.inv(covariance), apart) / 2
+    log += sum(f * logit - n * np.logaddexp(0, logit) for f, n, logit in (
+        (1, 9, one), (2, 2, two)))
+    weights = np.exp(log - log.max())
+    weights /= weights.sum()
+    means = np.array([(weights * logit).sum() for logit in (one, two)])
+    around = [one - means[0], two - means[1]]
+    spread = [[(weights * a * b).sum() for a in around] for b in around]
+    assert belief.mean == pytest.approx(means, abs=0.03)
+    assert belief.covariance == pytest.approx(np.array(spread), rel=0.05)
+    assert belief.rates == pytest.approx(
+        [(weights * expit(logit)).sum() for logit in (one, two)], abs=0.02)
+    sampled = belief.covariance_of_rates(np.random.default_rng(0))
+    exact = np.cov(np.stack([expit(one).ravel(), expit(two).ravel()]), aweights=weights.ravel())
+    assert sampled == pytest.approx(exact, rel=0.3)
+
+
+def test_gp_infers_from_very_many_rollouts():
+    found = tally([5000, 20000, 3, 0], [2000, 0, 3, 0])
+    belief = gaussian_process.infer(np.zeros(4), 7 * np.eye(4), found)
+    assert belief.rates[0] == pytest.approx(0.4, abs=0.001)
+    assert np.sqrt(belief.covariance[0, 0]) == pytest.approx(1 / np.sqrt(5000 * 0.24), rel=0.05)
+    assert belief.rates[1] < 2e-4 and 0.8 < belief.rates[2] < 0.97
+    assert belief.rates[3] == pytest.approx(0.5) and belief.variances[3] > 1e5
+
+
+def test_gp_shares_strength_within_a_slot():
+    red = CATALOGUE.names.index('red_table')
+    features = gaussian_process.make_features(CATALOGUE, np.zeros(6), np.zeros(6))
+    found = tally([12, 12, 12, 0, 12, 12], [0, 0, 0, 0, 12, 12])
+    covariance = gaussian_process.fit_covariance(features, found)
+    rates = gaussian_process.infer(np.zeros(6), covariance, found).rates
+    assert CATALOGUE.perturbations[red].slot == 'table.color' and red == 3
+    assert rates[red] > 0.7
+    alike = tally([0, 12, 12, 12, 12, 12], [0, 0, 0, 12, 12, 12])
+    covariance = gaussian_process.fit_covariance(features, alike)
+    assert gaussian_process.infer(np.zeros(6), covariance, alike).rates[0] < 0.3
+
+
+@pytest.mark.parametrize('failures', [[0] * 21, [1] * 21, [1, 0] * 10 + [1]])
+@pytest.mark.parametrize('known', [1, 2, 21])
+def test_gp_stays_sane_with_little_evidence(known, failures):
+    deviation = np.linspace(-2, 2, 21)
+    features = gaussian_process.make_features(LIFT, deviation, deviation[::-1].copy())
+    asked = np.arange(21) < known
+    found = tally(asked.astype(int), failures * asked)
+    covariance = gaussian_process.fit_covariance(features, found)
+    spread = np.sqrt(covariance.diagonal())
+    assert 1 < spread.min() and spread.max() < 10
+    rates = gaussian_process.infer(1.5 * deviation, covariance, found).rates
+    assert np.isfinite(rates).all() and 0 < rates.min() < rates.max() < 1
+
+
+def test_loss_is_that_of_pair_accuracy():
+    generator = np.random.default_rng(0)
+    covariance = np.array([[0.04, 0.01, 0.0], [0.01, 0.02, 0.0], [0.0, 0.0, 0.001]])
+    means = np.array([0.5, 0.45, 0.2])
+    rates = generator.multivariate_normal(means, covariance, 200_000)
+    right = rates[:, :, None] * (1 - rates[:, None])  # pairs with the first failed
+    best = np.maximum(right, right.transpose(0, 2, 1))
+    ranked = np.where(means[:, None] > means, right, right.transpose(0, 2, 1))
+    gaps = np.abs(means[:, None] - means)
+    assert gaussian_process.expected_loss(gaps, covariance) == pytest.approx(
+        (best - ranked).sum((1, 2)).mean(), rel=0.02, abs=1e-6)
+
+
+def test_gp_tries_what_the_ranking_hangs_on():
+    rates = np.array([0.9, 0.5, 0.45, 0.05])
+    covariance = np.diag([0.001, 0.04, 0.04, 0.001])
+    usable = np.ones(4, bool)
+    assert sorted(gaussian_process.choose_places(rates, covariance, usable, 2)) == [1, 2]
+    usable[1] = False
+    assert 1 not in gaussian_process.choose_places(rates, covariance, usable, 4)
+
+
+def test_variances_are_fitted_as_the_evidence_grows():
+    rollouts = list(range(0, 400, 4))
+    fits = sorted({gaussian_process.last_fit(rollouts[:end]) for end in range(1, 101)})
+    assert [rollouts[fit] for fit in fits] == [0, 4, 8, 16, 28, 44, 68, 104, 160, 244, 368]
+    assert gaussian_process.last_fit([0, 0, 0]) == 0
+
+
+def pair_accuracy(rates, scores):
+    """Return how often a failed rollout has a higher score than a successful one."""
+    weights = rates[:, None] * (1 - rates)
+    np.fill_diagonal(weights, 0)
+    right = (scores[:, None] > scores) + 0.5 * (scores[:, None] == scores)
+    return (weights * right).sum() / weights.sum()
+
+
+def swept(rates, rollouts, seed):
+    """Return what the plain sweep's posterior means are after so many rollouts."""
+    runner = Biased(rates)
+    failures = Counter()
+    search = a_search(runner, rollouts, rollouts // 10, seed=seed, catalogue=LIFT)
+    for result in runner.run(sweep.requests(search)):
+        failures[result.request.condition.label] += result.outcome.verdict == 'failure'
+    tried = Counter(runner.tried)
+    return np.array([(failures[name] + 1) / (tried[name] + 2) for name in LIFT.names])
+
+
+def a_world(seed, deviation_tells):
+    """Return the rates of a made-up policy on Lift's perturbations, and the deviations."""
+    generator = np.random.default_rng([5, seed])
+    deviation, slot, own = generator.standard_normal((3, 21))
+    slots = sorted({p.slot for p in LIFT})
+    shared = slot[[slots.index(p.slot) for p in LIFT]]
+    rates = expit(2.0 * deviation * deviation_tells + 0.8 * shared + 0.8 * own)
+    return dict(zip(LIFT.names, rates, strict=True)), np.exp(deviation - 1)
+
+
+@pytest.mark.parametrize('deviation_tells, margin', [(True, 0.03), (False, -0.04)])
+def test_gp_against_the_sweep_at_equal_budget(deviation_tells, margin):
+    gains = []
+    for seed in range(8):
+        rates, deviation = a_world(seed, deviation_tells)
+        true = np.array(list(rates.values()))
+        scores = estimates(rates, deviation, 60, seed)[-1]
+        gains.append(pair_accuracy(true, scores) - pair_accuracy(true, swept(rates, 60, seed)))
+    assert np.mean(gains) > margin, gains
+
+
+def test_gp_estimates_are_close_to_the_rates():
+    rates, deviation = a_world(3, True)
+    last = estimates(rates, deviation, 420)[-1]
+    apart = last - np.array(list(rates.values()))
+    assert np.sqrt(np.mean(apart**2)) < 0.15 and abs(apart.mean()) < 0.05
+
+
+def test_gp_finds_the_failing_ones(tmp_path):
+    found = a_diagnosis(settings(tmp_path, searcher='gp', rollouts=100), CoinRunner())
+    rows = {row.name: row for row in found.perturbations}
+    assert rows['green_table'].estimate > rows['red_table'].estimate > 0.4
+    for name, row in rows.items():
+        if name not in ('green_table', 'red_table'):
+            assert row.estimate < 0.3 > failure_rate(Condition((CATALOGUE[name],)))
