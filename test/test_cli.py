@@ -73,7 +73,8 @@ def test_diagnose_writes_map_and_report_and_goes_on_from_there(capfd, tmp_path):
     assert main(words) == 0
     found = json.loads((tmp_path / 'failure_map.json').read_text())
     assert found['budget'] == {'asked': 23, 'done': 23, 'invalid': 0}
-    assert found['nominal']['n'] == 2 and [r['n'] for r in found['perturbations']] == [1] * 21
+    assert found['nominal']['n'] == 11
+    assert sorted(r['n'] for r in found['perturbations']) == [0] * 9 + [1] * 12
     assert found['settings']['fidelity'] == 'fast' and found['settings']['renderer'] == 'egl'
     assert found['versions']['robosuite'] == '1.5.2' and 'robomd diagnose' in found['command']
     page = (tmp_path / 'report.html').read_text()
