@@ -4,6 +4,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+import math
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -79,14 +80,15 @@ def test_a_new_mode_fails_and_is_told_in_one_sentence(baseline, worse):
     before = sum(baseline.evidence.fixed(('blue_cube',)).values())
     assert verdict.name == 'blue_cube'
     assert verdict.sentence == (
-        'blue_cube is a new failure mode: it fails 89 to 100 times in 100 (30 of 30 rollouts); '
+        'blue_cube is a new failure mode: it fails 88 to 100 times in 100 (30 of 30 rollouts); '
         f'nominal {rate(baseline.map.nominal)}; on the 30 trials of both it failed on '
         f'{30 - before} only now and on 0 only in the baseline.')
 
 
 def rate(row):
     """Return a rate as the gate's sentences have it."""
-    low, high = (round(100 * end) for end in row.interval)
+    low, high = row.interval
+    low, high = math.floor(100 * low), math.ceil(100 * high)
     return f'{low} to {high} times in 100 ({row.failures} of {row.n} rollouts)'
 
 

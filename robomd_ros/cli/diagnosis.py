@@ -144,12 +144,14 @@ def _diagnose(arguments: argparse.Namespace) -> int:
         if bar is None:
             bar = tqdm(total=progress.asked, initial=progress.done, desc='Rollouts',
                        unit='rollout')
+        bar.set_description('Asking the policy' if progress.detail else 'Rollouts')
         bar.n = progress.done
         bar.set_postfix(failures=progress.failures, invalid=progress.invalid)
 
     try:
-        diagnose(settings, catalogue, LocalRunner(world, policy, wanted), world.info,
-                 policy.digest, versions(), arguments.command_line, show, wanted)
+        found = diagnose(
+            settings, catalogue, LocalRunner(world, policy, wanted), world.info, policy.digest,
+            versions(), arguments.command_line, show, wanted)
     finally:
         if bar is not None:
             bar.close()
@@ -158,8 +160,8 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     if wanted():
         return 1
     if bar is None:
-        print(f'All {settings.rollouts} rollouts are there already; '
-              'ask for more, or name another --out to begin anew.')
+        print(f'This diagnosis has ended before. {found.stopped} Ask for more rollouts, or name '
+              'another --out to begin anew.')
     return _finish(settings.out) or _gate(arguments, settings.out, baseline)
 
 

@@ -9,7 +9,7 @@ from robomd_ros.diagnosis.comparison import differences, SAME
 from robomd_ros.diagnosis.confirmation import LEAST
 from robomd_ros.diagnosis.failure_map import MapRow
 from robomd_ros.diagnosis.reading import Diagnosed, read_diagnosis
-from robomd_ros.diagnosis.statistics import compare, CONFIDENCE, MARGIN, Paired
+from robomd_ros.diagnosis.statistics import compare, CONFIDENCE, hundredths, MARGIN, Paired
 from robomd_ros.errors import UserError
 
 PAIRABLE = tuple(name for name in SAME if name != 'catalogue_digest')
@@ -147,5 +147,5 @@ def _mode(row: MapRow, before: MapRow, versus: Paired | None, what: str) -> Verd
 def _rate(row: MapRow) -> str:
     if not row.n:
         return 'in none, for want of valid rollouts'
-    low, high = (round(100 * end) for end in row.interval)
+    low, high = hundredths(row.interval)
     return f'{low} to {high} times in 100 ({row.failures} of {row.n} rollouts)'

@@ -5,6 +5,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+import math
 
 import numpy as np
 
@@ -145,3 +146,9 @@ def holm(p: Sequence[float], family: int | None = None) -> list[float]:
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(np.maximum.accumulate(left * np.take(p, order)), 1)
     return adjusted.tolist()
+
+
+def hundredths(interval: tuple[float, float]) -> tuple[int, int]:
+    """Return an interval of shares in whole per cent; outwards, so as to promise no more."""
+    low, high = interval
+    return math.floor(100 * low + 1e-9), math.ceil(100 * high - 1e-9)

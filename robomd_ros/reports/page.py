@@ -15,6 +15,7 @@ import sqlite3
 import jinja2
 import numpy as np
 from robomd_ros.diagnosis.reading import read_map
+from robomd_ros.diagnosis.statistics import hundredths
 from robomd_ros.errors import UserError
 from robomd_ros.reports import sentences, table
 from robomd_ros.reports.figures import DARK, radar_svg
@@ -151,7 +152,7 @@ def _points(share: float) -> str:
 
 def _between(ends: tuple[float, float]) -> str:
     """Write an interval of differences in points, e.g. ``−2 to +16``."""
-    low, high = table.hundredths(ends)
+    low, high = hundredths(ends)
     return f'{low:+} to {high:+}'.replace('-', '−')
 
 

@@ -3,7 +3,8 @@
 """The failure map in sentences that need no statistics to be read."""
 
 from robomd_ros.diagnosis.failure_map import FailureMap, Interaction, MapRow, MinimalSet
-from robomd_ros.reports.table import count, hundredths, interval, standings, tried
+from robomd_ros.diagnosis.statistics import hundredths
+from robomd_ros.reports.table import count, interval, standings, tried
 
 
 def findings(failure_map: FailureMap) -> list[str]:

@@ -2,11 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The failure map in a terminal: a headline, a table, and how numbers are written."""
 
-import math
 import textwrap
 
 from robomd_ros.diagnosis.failure_map import ConditionRow, FailureMap, MapRow
-from robomd_ros.diagnosis.statistics import MARGIN
+from robomd_ros.diagnosis.statistics import hundredths, MARGIN
 
 WIDTH = 96   # columns of the table at most
 NAME = 28    # of a name
@@ -40,12 +39,6 @@ def percent(share: float | None) -> str:
     if 0.995 <= share < 1:
         return '>99%'
     return f'{share:.0%}'
-
-
-def hundredths(interval: tuple[float, float]) -> tuple[int, int]:
-    """Return an interval of shares in whole per cent; outwards, so as to promise no more."""
-    low, high = interval
-    return math.floor(100 * low + 1e-9), math.ceil(100 * high - 1e-9)
 
 
 def percents(interval: tuple[float, float]) -> str:
