@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from robomd_ros.conditions import Condition
 from robomd_ros.diagnosis import a2c, on_policy, ppo, run
+from robomd_ros.diagnosis.watching import DiagnosisCanceled
 from robomd_ros.errors import UserError
 from robomd_ros.rollouts.protocol import RunnerError
 from robomd_ros.worlds.protocol import Outcome
@@ -297,7 +298,7 @@ def empty(path: Path) -> None:
 def canceled(searcher, tmp_path_factory):
     """Return the directory of a search that was stopped in its last phase or the one before."""
     out, runner = tmp_path_factory.mktemp('canceled'), CoinRunner(2)
-    with pytest.raises(run.DiagnosisCanceled):
+    with pytest.raises(DiagnosisCanceled):
         searched(searcher, out, runner, should_stop=lambda: len(runner.ran) >= 35)
     return out
 
