@@ -70,7 +70,7 @@ ARGUMENTS = (
     Argument('rollouts', 500, 'how many rollouts to run, all told', low=1, high=1_000_000),
     Argument('seed', 0, 'of the search and of the initial states'),
     Argument('control_share', 0.1, "share of the search's rollouts that are of the nominal scene, "
-             'to compare with; at least 20 are', high=0.9),
+             'to compare with; at least 20 are, or half of a short search', high=0.9),
     Argument('confirm_share', 0.4, 'share of all rollouts that is kept for measuring, on fresh '
              'trials, what the search suspects; 0 for none; sweep and random need none', high=0.9),
     Argument('stop', 'budget', 'when the search ends: budget, when its rollouts are spent; '

@@ -112,13 +112,21 @@ def test_complete_ledger_is_answered_at_once(tmp_path):
         assert again.perturbations == found.perturbations == read_map(tmp_path).perturbations
 
 
-def test_larger_budget_goes_on(tmp_path):
-    a_diagnosis(settings(tmp_path), CoinRunner())
+@pytest.mark.parametrize('searcher', ['sweep', 'thompson'])
+def test_larger_budget_goes_on_until_verdicts_are_on_the_way(tmp_path, searcher):
+    asked = {'searcher': searcher, 'confirm_share': 0.5, 'control_share': 0.0}
     runner = CoinRunner()
-    found = a_diagnosis(settings(tmp_path, rollouts=60), runner)
-    assert len(runner.ran) == 20 and found.budget['asked'] == found.budget['done'] == 60
+    with pytest.raises(DiagnosisCanceled):
+        a_diagnosis(settings(tmp_path, **asked), runner, should_stop=lambda: len(runner.ran) > 14)
+    rest = CoinRunner()
+    found = a_diagnosis(settings(tmp_path, rollouts=60, **asked), rest)
+    assert len(runner.ran) + len(rest.ran) == 60
+    assert found.budget['asked'] == found.budget['done'] == 60
     with pytest.raises(OtherRunError, match='60 rollouts, more than 40'):
-        a_diagnosis(settings(tmp_path), runner)
+        a_diagnosis(settings(tmp_path, **asked), runner)
+    with pytest.raises(OtherRunError, match='60 rollouts whose verdicts are known or on the way'):
+        a_diagnosis(settings(tmp_path, rollouts=80, **asked), runner)
+    assert a_diagnosis(settings(tmp_path, rollouts=60, **asked), runner) == found
 
 
 @pytest.mark.parametrize('searcher, refused', [('ppo', True), ('sweep', False)])

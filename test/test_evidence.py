@@ -190,7 +190,7 @@ def test_suspects_are_those_thought_to_fail_more_often_than_nominal():
         *ends((names[1],), 'discovery', 0, 9), *ends((names[2],), 'discovery', 2, 4),
         *ends((names[3], names[4]), 'discovery', 9, 9)])
     assert confirmation.suspects(found, CATALOGUE, None, 100) == [names[0], names[2]]
-    assert confirmation.suspects(found, CATALOGUE, None, 30) == [names[0]]
+    assert confirmation.suspects(found, CATALOGUE, None, 29) == [names[0]]
     estimate = [0.0, 0.0, 0.0, 0.0, 0.0, 0.9]
     assert confirmation.suspects(found, CATALOGUE, estimate, 100) == [names[5]]
     assert sorted(confirmation.suspects(found, CATALOGUE, [0.0] * 6, 100)) == sorted(names)

@@ -62,7 +62,8 @@ def test_budget_is_spent_on_what_the_ledger_says(tmp_path, searcher, rollouts):
             assert len(json.loads(condition)) == 1 and 0 < probability <= 1
             assert purpose == ('confirmation' if searcher == 'random' else 'discovery')
     if searcher != 'random':  # whose rollouts are compared with nominal's
-        trials = {'control': trials.pop('[]'), 'search': sum(trials.values(), [])}
+        trials = {'control': trials.pop('[]'),  # and the first ones are the suspicion's
+                  'search': [trial - 4 for trial in sum(trials.values(), [])]}
     assert all(sorted(each) == list(range(len(each))) for each in trials.values())
 
 
@@ -75,7 +76,7 @@ def test_what_is_chosen_depends_on_the_seed_alone(tmp_path, searcher):
 
     one, three, other = run('one', 1, 0), run('three', 3, 0), run('other', 1, 1)
     assert one == three
-    assert [each[0] for each in one[0].values()] != [each[0] for each in other[0].values()]
+    assert one[0] != other[0]
 
 
 @pytest.mark.parametrize('searcher', CHOOSERS)
@@ -106,7 +107,7 @@ def test_killed_again_and_again(tmp_path):
     assert rows(tmp_path / 'run') == rows(tmp_path / 'whole')
 
 
-@pytest.mark.parametrize('searcher', ['random', 'thompson', 'gp'])
+@pytest.mark.parametrize('searcher', ['thompson', 'gp'])  # whose rates are no final ones
 def test_larger_budget_goes_on(tmp_path, searcher):
     for rollouts in (30, 61):
         asked = settings(tmp_path / 'more', searcher=searcher, rollouts=rollouts, confirm_share=0,
@@ -198,7 +199,7 @@ def test_ended_batches_are_not_thought_over_again():
     assert asked == [0, 1, 2]  # not while there are records
     tried = [r for r in requests if r.condition != NOMINAL]
     assert sorted(r.trial for r in tried if r.condition.names == (CATALOGUE.names[5],)) == [
-        6, 7, 8, 9]
+        10, 11, 12, 13]
 
 
 def test_batch_that_was_begun_is_finished_whoever_is_settled():

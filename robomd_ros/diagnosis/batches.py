@@ -10,6 +10,7 @@ import numpy as np
 from robomd_ros.conditions import Condition
 from robomd_ros.diagnosis.environment import Search
 from robomd_ros.diagnosis.sweep import with_control
+from robomd_ros.rollouts.deviation import ROLLOUTS
 from robomd_ros.rollouts.protocol import RolloutRequest, RolloutResult
 
 SIZE = 4  # rollouts a batch: as many as can run side by side without knowing of each other
@@ -119,10 +120,11 @@ def make_request(search: Search, searcher: str, number: int, place: int, earlier
     place: of the perturbation in the catalogue. earlier: how many rollouts of it were asked for.
     What is chosen in the light of what was found gets an initial state of its own: from how one
     perturbation ended on it one could tell how another will, and its rate's anytime-valid interval
-    would be wrong. What is planned gets the one that control rollouts can be compared on.
+    would be wrong. Those that the suspicion is of are left out for the same reason. What is
+    planned gets the one that control rollouts can be compared on.
     """
     condition = Condition((search.catalogue.perturbations[place],))
-    trial = number if search.purpose == 'discovery' else earlier
+    trial = ROLLOUTS + number if search.purpose == 'discovery' else earlier
     return RolloutRequest(f'{searcher}/{number}', condition, search.seed, trial, search.purpose,
                           probability)
 

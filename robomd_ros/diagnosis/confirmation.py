@@ -4,14 +4,15 @@
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import count, islice
+import math
 
 from robomd_ros.conditions import Catalogue, Condition, NOMINAL
 from robomd_ros.diagnosis.evidence import Evidence
-from robomd_ros.diagnosis.statistics import Failures, MARGIN
+from robomd_ros.diagnosis.statistics import CONFIDENCE, Failures, MARGIN
 from robomd_ros.rollouts.protocol import RolloutRequest
 
 FIRST_TRIAL = 1_000_000  # beyond all trials of any search
-LEAST = 12  # rollouts a suspect: with fewer, Holm lets nothing pass in a catalogue of 21
+SPARE = 2  # rollouts a suspect beyond those that must all tell it from nominal
 
 
 def suspected(evidence: Evidence, catalogue: Catalogue,
@@ -36,16 +37,26 @@ def suspected(evidence: Evidence, catalogue: Catalogue,
     return [name for rate, name in order if rate >= usual + MARGIN]
 
 
+def least(perturbations: int) -> int:
+    """
+    Return how many rollouts a suspect gets at least.
+
+    With n pairs that all tell it from nominal the exact McNemar test has p = 2 / 2^n, which Holm
+    multiplies by up to the number of perturbations in the catalogue.
+    """
+    return math.ceil(math.log2(2 * perturbations / (1 - CONFIDENCE))) + SPARE
+
+
 def suspects(evidence: Evidence, catalogue: Catalogue, estimate: Sequence[float] | None,
              rollouts: int) -> list[str]:
     """
     Return the names of the perturbations to confirm, the likeliest first.
 
-    They are the suspected ones, as many as can have 12 rollouts each; or if nothing is suspected,
-    the whole catalogue.
+    They are the suspected ones, as many as can have least rollouts each; or if nothing is
+    suspected, the whole catalogue.
     """
     names = suspected(evidence, catalogue, estimate)
-    return names[:max(1, rollouts // LEAST - 1)] or list(catalogue.names)
+    return names[:max(1, rollouts // least(len(catalogue)) - 1)] or list(catalogue.names)
 
 
 def requests(catalogue: Catalogue, names: Iterable[str], seed: int, rollouts: int,

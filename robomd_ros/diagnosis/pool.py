@@ -20,8 +20,10 @@ from robomd_ros.conditions import Catalogue, Condition
 from robomd_ros.diagnosis.statistics import Failures
 from robomd_ros.diagnosis.suspicion import read_suspicion, Suspicion
 from robomd_ros.errors import UserError
+from robomd_ros.rollouts.frames import decode
 from robomd_ros.rollouts.ledger import write_whole
 from robomd_ros.rollouts.protocol import Deviation, RolloutRequest, RolloutResult, RunnerError
+from robomd_ros.rollouts.reading import address
 from robomd_ros.worlds.protocol import Outcome
 
 FORMAT = 'robomd_ros/pool'
@@ -158,7 +160,7 @@ def read_sweep(sweep_dir: Path) -> Pool:
         raise UserError(f'There is no ledger {path}; name the folder that a diagnosis with the '
                         'searcher sweep wrote its results to.')
     try:
-        with closing(sqlite3.connect(f'{path.resolve().as_uri()}?mode=ro', uri=True)) as database:
+        with closing(sqlite3.connect(address(path), uri=True)) as database:
             # These columns are in every version of the ledger.
             run, = database.execute('SELECT settings, command, created FROM run').fetchall()
             settings = json.loads(run[0])
@@ -168,7 +170,7 @@ def read_sweep(sweep_dir: Path) -> Pool:
             rows = database.execute(
                 'SELECT condition, trial, verdict, steps, first_frame, versions FROM rollouts '
                 'WHERE ended IS NOT NULL ORDER BY id').fetchall()
-        found = {(_name(condition), trial): (verdict, steps, _decode(frame))
+        found = {(_name(condition), trial): (verdict, steps, decode(frame))
                  for condition, trial, verdict, steps, frame, _ in rows}
     except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):  # which is a ValueError
@@ -200,13 +202,6 @@ def _common(found: Iterable[tuple[str, int]],
         raise UserError(f'{sweep_dir} has no trial on which every condition was tried; let the '
                         'sweep go on.')
     return tuple(trials_of), common
-
-
-def _decode(png: bytes) -> np.ndarray:
-    import cv2
-
-    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-    return np.ascontiguousarray(image[..., ::-1])
 
 
 class PoolRunner:

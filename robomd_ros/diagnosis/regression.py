@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robomd_ros.diagnosis.comparison import differences, SAME
-from robomd_ros.diagnosis.confirmation import LEAST
 from robomd_ros.diagnosis.failure_map import MapRow
 from robomd_ros.diagnosis.reading import Diagnosed, read_diagnosis
 from robomd_ros.diagnosis.statistics import compare, CONFIDENCE, hundredths, MARGIN, Paired
 from robomd_ros.errors import UserError
+
+ENOUGH = 12  # rollouts of each, for a small difference from the baseline to excuse a mode
 
 PAIRABLE = tuple(name for name in SAME if name != 'catalogue_digest')
 
@@ -138,7 +139,7 @@ def _mode(row: MapRow, before: MapRow, versus: Paired | None, what: str) -> Verd
         if before.source == 'confirmation' and row.failure_rate is not None:
             change = row.failure_rate - (before.failure_rate or 0.0)
         was = f'in the baseline {_rate(before)}'
-    if change is not None and change < MARGIN and pairs >= LEAST:
+    if change is not None and change < MARGIN and pairs >= ENOUGH:
         return Verdict(row.name, 'passed', f'{row.name} is a failure mode that the baseline has '
                        f'not shown, but hardly worse than it was there: {what}; {was}.')
     return Verdict(row.name, 'failed', f'{row.name} is a new failure mode: {what}; {was}.')

@@ -17,8 +17,10 @@ def settled(rates: Sequence[tuple[int, int]], top: int, within: float) -> bool:
     together, however often one asks: the stopping rule of LUCB (Kalyanakrishnan et al. 2012, PAC
     subset selection in stochastic multi-armed bandits), on confidence sequences.
     """
+    if not all(n for _, n in rates):
+        return False
     if top >= len(rates):
-        return all(n for _, n in rates)
+        return True
     each = 1 - (1 - CONFIDENCE) / len(rates)  # Bonferroni
     ends = np.array([confidence_sequence(failures, n, each) for failures, n in rates])
     order = np.argsort([-(failures + 1) / (n + 2) for failures, n in rates], kind='stable')

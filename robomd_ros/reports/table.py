@@ -76,11 +76,11 @@ def standing(failure_map: FailureMap, row: MapRow) -> str:
     """
     Return what may be said of a perturbation: its verdict, or 'suspected'.
 
-    Verdicts are of tests made once, so they hold when the diagnosis has ended. Until then, and
-    without confirmation, a perturbation is suspected if the anytime-valid interval of its failure
-    rate lies above nominal's interval, and else nothing is shown.
+    Verdicts are of tests made once, so they hold when the diagnosis has ended. Until then,
+    without confirmation, and with too little of it, a perturbation is suspected if the anytime-
+    valid interval of its failure rate lies above nominal's interval, and else nothing is shown.
     """
-    if confirmed(failure_map, row):
+    if row.verdict != 'not shown':
         return row.verdict
     nominal = failure_map.nominal
     if row.n and nominal.n and row.anytime[0] > interval(failure_map, nominal)[1]:

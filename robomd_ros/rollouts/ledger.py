@@ -15,8 +15,8 @@ import threading
 import time
 from typing import Any, NamedTuple
 
-import numpy as np
 from robomd_ros.errors import UserError
+from robomd_ros.rollouts.frames import decode, encode
 from robomd_ros.rollouts.protocol import RolloutRequest, RolloutResult, RolloutRunner, RunnerError
 from robomd_ros.rollouts.rollout import SOLVED_AT_RESET
 from robomd_ros.worlds.protocol import Outcome
@@ -126,7 +126,9 @@ class Ledger:
             'INSERT INTO rollouts (key, condition, seed, trial, purpose, probability, asked, '
             'begun, policy_digest, model_digest, versions) '
             'VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) '
-            'ON CONFLICT (key) DO UPDATE SET begun = excluded.begun, versions = excluded.versions',
+            'ON CONFLICT (key) DO UPDATE SET condition = excluded.condition, '
+            'trial = excluded.trial, probability = excluded.probability, '
+            'begun = excluded.begun, versions = excluded.versions',
             request.key, json.dumps(request.condition.names), request.seed, request.trial,
             request.purpose, request.probability, now, now, self.settings['policy_digest'],
             self.settings['model_digest'], json.dumps(self.versions))
@@ -141,7 +143,7 @@ class Ledger:
             'last_frame = ? WHERE key = ? AND ended IS NULL RETURNING id',
             now, now - result.duration, result.executor, outcome.verdict, outcome.reason,
             outcome.confidence, outcome.source, result.steps, result.duration,
-            _encode(result.first_frame), _encode(result.last_frame), result.request.key)
+            encode(result.first_frame), encode(result.last_frame), result.request.key)
         if not rows:
             raise LedgerError(f'{self.path} has an end of the rollout {result.request.key} '
                               'already, or no beginning; give another out.')
@@ -160,15 +162,15 @@ class Ledger:
         (condition, seed, trial, verdict, reason, confidence, source, steps, duration, first, last,
          executor, ended) = rows[0]
         asked = list(request.condition.names), request.seed, request.trial
+        if ended is None:
+            return None
         with self._sqlite():
             if (json.loads(condition), seed, trial) != asked:
                 raise OtherRunError(
                     f'{self.path} has another rollout as {request.key}, as one made by other '
                     'versions of the packages it depends on can; give another out.')
-            if ended is None:
-                return None
             outcome = Outcome(verdict, reason, confidence, source)
-            return RolloutResult(request, outcome, steps, duration, _decode(first), _decode(last),
+            return RolloutResult(request, outcome, steps, duration, decode(first), decode(last),
                                  executor)
 
     def condition(self, key: str) -> tuple[str, ...] | None:
@@ -233,6 +235,18 @@ class Ledger:
             raise OtherRunError(
                 f'{self.path.parent} holds a diagnosis of {old["rollouts"]} rollouts, more than '
                 f'{self.settings["rollouts"]}; give at least as many or another out.')
+        if self.settings['rollouts'] > old['rollouts'] and self._has_told(old['rollouts']):
+            raise OtherRunError(
+                f'{self.path.parent} holds a diagnosis of {old["rollouts"]} rollouts whose '
+                'verdicts are known or on the way, and to add some in the light of those would '
+                'make them wrong; give another out to run more.')
+
+    def _has_told(self, asked: int) -> bool:
+        """Return whether final intervals and tests are made of what it holds, or being made."""
+        (confirming, discovered, ended), = self._execute(
+            "SELECT max(key LIKE 'confirm/%'), max(purpose = 'discovery'), count(ended) "
+            'FROM rollouts')
+        return bool(confirming or not discovered and ended >= asked)
 
     def _execute(self, statement: str, *values: Any) -> list[tuple]:
         with self._mutex, self._sqlite():
@@ -374,19 +388,3 @@ def _sentence(path: Path, error: Exception) -> str:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 24 else f'{text[:12]}...'
-
-
-def _encode(frame: np.ndarray) -> bytes:
-    """Return the (height, width, 3) uint8 RGB picture as PNG, which loses nothing."""
-    import cv2
-
-    return cv2.imencode('.png', np.ascontiguousarray(frame[..., ::-1]))[1].tobytes()
-
-
-def _decode(png: bytes) -> np.ndarray:
-    import cv2
-
-    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError('a frame in it is not a picture')
-    return np.ascontiguousarray(image[..., ::-1])
