@@ -160,7 +160,7 @@ def test_too_few_rollouts_are_skipped_and_not_passed(baseline, tmp_path):
     found = judged(diagnosed(tmp_path, number=20 + 6 * 7), baseline)
     assert {each.outcome for name, each in found.items() if name != 'nominal'} == {'skipped'}
     # Holm over 6, two-sided: 6 * 2 / 2^8 < 0.05 <= 6 * 2 / 2^7
-    found = judged(diagnosed(tmp_path, number=20 + 6 * 8), baseline)
+    found = judged(diagnosed(tmp_path / 'more', number=20 + 6 * 8), baseline)
     assert 'skipped' not in {each.outcome for each in found.values()}
 
 

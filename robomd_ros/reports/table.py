@@ -80,7 +80,7 @@ def standing(failure_map: FailureMap, row: MapRow) -> str:
     without confirmation, and with too little of it, a perturbation is suspected if the anytime-
     valid interval of its failure rate lies above nominal's interval, and else nothing is shown.
     """
-    if row.verdict != 'not shown':
+    if confirmed(failure_map, row) and row.verdict != 'not shown':
         return row.verdict
     nominal = failure_map.nominal
     if row.n and nominal.n and row.anytime[0] > interval(failure_map, nominal)[1]:
