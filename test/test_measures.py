@@ -5,6 +5,7 @@
 from collections import Counter
 from contextlib import closing
 import json
+import shutil
 import sqlite3
 import subprocess
 
@@ -355,6 +356,21 @@ def test_measures_while_the_diagnosis_goes_on(sweep):
         found = by_name(sweep)
     assert found['wasserstein_zero'].value > 0
     assert (sweep / 'ledger.sqlite').read_bytes()[100:] == before[100:]  # but for its counters
+
+
+def test_a_diagnosis_that_has_not_ended_has_no_verdicts_and_no_final_intervals(sweep, tmp_path):
+    shutil.copytree(sweep, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / 'failure_map.json'
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {'stopped': ''}))
+    found = by_name(tmp_path)
+    assert found['failure_modes'].value is None and 'has ended' in found['failure_modes'].note
+    assert found['wasserstein_zero'].value and found['wasserstein_zero'].interval is None
+
+
+def test_discovery_gets_no_interval(ppo):
+    assert any(row.source == 'discovery' for row in read_map(ppo).perturbations)
+    assert by_name(ppo)['wasserstein_zero'].interval is None
 
 
 def test_a_diagnosis_on_a_disk_that_cannot_be_written_to(sweep, tmp_path):

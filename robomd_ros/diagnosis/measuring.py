@@ -212,11 +212,15 @@ class _Measuring:
     def failure_modes(self) -> Measure:
         """Return how many perturbations are shown to fail more often than nominal."""
         compared = sum(row.versus_nominal is not None for row in self._rows)
-        return self._measure(
-            'failure_modes', len(self._map.failure_modes) if compared else None, _MODES,
-            compared, _PERTURBATIONS, 'fail at least 10 points more often than nominal, and are '
-            'shown to, on the same trials (exact McNemar, Holm over the catalogue)' if compared
-            else 'none was compared with nominal on the same trials')
+        note = ('fail at least 10 points more often than nominal, and are shown to, on the same '
+                'trials (exact McNemar, Holm over the catalogue)')
+        if not compared:
+            note = 'none was compared with nominal on the same trials'
+        elif not self._map.stopped:
+            note = 'verdicts come when the diagnosis has ended'
+        known = compared and self._map.stopped
+        return self._measure('failure_modes', len(self._map.failure_modes) if known else None,
+                             _MODES, compared, _PERTURBATIONS, note)
 
     def modes_by_mass(self) -> Measure:
         """Return how many have much search mass."""
@@ -251,6 +255,8 @@ class _Measuring:
         """Return the distance of the failure rates to none at all."""
         rates = [failed for failed in self._failed if failed]
         mean, interval = mean_rate(rates) if rates else (None, None)
+        if not self._map.stopped or len(rates) > sum(map(bool, self._fixed)):
+            interval = None  # it is for rollouts that were all planned, and have all been run
         return self._measure(
             'wasserstein_zero', mean, 'failure rate', len(rates), _PERTURBATIONS,
             f'distance of the failure rates from 0, which is their mean, {self._counted}; '
