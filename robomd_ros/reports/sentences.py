@@ -61,7 +61,11 @@ def _better(failure_map: FailureMap, row: MapRow) -> str:
 
 def _suspected(failure_map: FailureMap, row: MapRow) -> str:
     nominal = failure_map.nominal
-    chosen = ', chosen by the searcher' if row.source == 'discovery' else ' so far'
+    chosen = ' so far'
+    if row.source == 'discovery':
+        chosen = ', chosen by the searcher'
+    elif failure_map.stopped:
+        chosen = ', too few for the test'
     return (f'{quoted(row.sentence)} is suspected, not confirmed, to fail {times(row.anytime)} '
             f'({count(row.n, "rollout")}{chosen}); '
             f'{_ends(interval(failure_map, nominal))} in the nominal scene.')

@@ -16,8 +16,8 @@ MEANINGS = {
     'failure mode': f'failure mode: failed at least {100 * MARGIN:.0f} points more often than the '
                     'nominal scene on the same trials, not by chance (p < 0.05, Holm over the '
                     'catalogue).',
-    'suspected': "suspected, not confirmed: the interval lies above nominal's, but it is not the "
-                 'final one of rollouts that were planned beforehand.',
+    'suspected': "suspected, not confirmed: the interval lies above nominal's, but of rollouts "
+                 'that were not planned beforehand or are too few for the test.',
     'better than nominal': 'better than nominal: failed less often than the nominal scene on the '
                            'same trials, not by chance (p < 0.05, Holm over the catalogue).',
 }
