@@ -255,7 +255,7 @@ def test_settled_to_within_the_gap_between_the_intervals():
 
 def test_settled_at_the_edges():
     assert not settled([(0, 0)] * 4, 2, 0.2)
-    assert settled([(0, 0)] * 4, 2, 1.0)  # nothing is asked
+    assert not settled([(0, 0)] * 4, 2, 1.0) and settled([(0, 1)] * 4, 2, 1.0)
     assert not settled([(3, 3), (0, 0)], 2, 0.2) and settled([(3, 3), (0, 1)], 2, 0.2)
     assert settled([(0, 40), (39, 40), (0, 40), (40, 40)], 2, 0.0)
     assert not settled([(0, 40), (39, 40), (30, 40), (40, 40)], 2, 0.0)
