@@ -3,6 +3,7 @@
 """States of the world restored under a change, and the deviation of a policy's actions there."""
 
 import dataclasses
+import math
 from pathlib import Path
 import random
 
@@ -285,17 +286,41 @@ def test_noise_that_follows_the_first_observation_is_the_same_as_well():
     assert found.gripper == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize(('answer', 'why'), [
-    (lambda place, changes: np.full(7, np.nan if changes else 0.0), 'red_cube cannot'),
-    (lambda place, changes: np.zeros(6 + (not changes)), '(policy_returned_shape (6,), '),
-    (lambda place, changes: np.zeros(7) / (1 - changes) if not changes else 1 // 0,
-     '(policy_raised ZeroDivisionError'),
-    (lambda place, changes: np.full(7, np.inf), 'nominal cannot be measured (policy_returned_in')])
-def test_a_policy_that_gives_no_action_is_refused_in_one_sentence(answer, why):
+NO_ACTION = pytest.mark.parametrize(('bad', 'why'), [
+    (lambda: np.full(7, np.nan), '(policy_returned_nan)'),
+    (lambda: np.full(7, np.inf), '(policy_returned_inf)'),
+    (lambda: np.zeros(6), '(policy_returned_shape (6,), '),
+    (lambda: 1 // 0, '(policy_raised ZeroDivisionError')])
+
+
+@NO_ACTION
+def test_a_condition_without_an_action_has_no_deviation_and_the_others_have(bad, why):
+    def answer(place, changes):  # under two changes there is none in one of the states
+        return bad() if changes == 2 and place == 6 else np.full(7, 0.25 * changes)
+
+    two, told = one('red_cube', 'green_table'), []
+    before, silent, after = deviation_of(
+        answer, one('red_cube'), two, one('green_table'), on_progress=told.append)
+    assert before == after and after.gripper == pytest.approx(0.25)
+    assert math.isnan(silent.translation) and math.isnan(silent.gripper)
+    assert (silent.states, silent.rollouts) == (4 * ROLLOUTS, ROLLOUTS) and told == [1, 2, 3]
+
+
+@NO_ACTION
+@pytest.mark.parametrize('asked_anew', [False, True], ids=['in a rollout', 'from a fresh start'])
+def test_a_policy_that_gives_no_action_in_the_nominal_scene_is_refused_in_one_sentence(
+        bad, why, asked_anew):
+    calls = []
+
+    def answer(place, changes):
+        calls.append(place)
+        return bad() if changes == 0 and len(calls) > 10 * ROLLOUTS * asked_anew else np.zeros(7)
+
     with pytest.raises(PolicyUnusable) as refused:
         deviation_of(answer)
     sentence = str(refused.value)
-    assert why in sentence and sentence.endswith('.') and '\n' not in sentence
+    assert f'nominal cannot be measured {why}' in sentence
+    assert sentence.endswith('.') and '\n' not in sentence
 
 
 def test_what_the_world_cannot_be_set_to_is_said():

@@ -222,6 +222,13 @@ def test_standardize_says_the_same_of_fast_and_slow_policies():
     assert np.abs(standardize([0.3, 0.3, 0.31, 0.3])).max() < 0.1
 
 
+def test_standardize_takes_what_is_not_known_for_the_mean():
+    first, unknown, second = standardize([0.2, np.nan, 0.8])
+    assert unknown == 0
+    assert [first, second] == pytest.approx(standardize([0.2, 0.8]))
+    assert standardize([np.nan] * 3).tolist() == [0] * 3
+
+
 # random.
 
 def test_random_is_uniform_and_does_not_look():

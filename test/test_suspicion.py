@@ -2,11 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Suspicion: its file, its table and figure, and its command."""
 
+from dataclasses import replace
 import io
 import json
+import math
 from pathlib import Path
 
-from coin_runner import CATALOGUE, CoinRunner
+from coin_runner import a_diagnosis, CATALOGUE, CoinRunner, read_map, settings
 import pytest
 from robomd_ros.cli import main, suspect
 from robomd_ros.conditions import load_catalogue
@@ -40,6 +42,45 @@ def test_the_file_answers_for_the_same_policy_and_for_no_other(tmp_path):
     assert read_suspicion(out, CATALOGUE, SETTINGS) is None
 
 
+class SilentRunner(CoinRunner):
+    """Of a policy that gives no action under green_table."""
+
+    def deviations(self, conditions, seed, on_progress=lambda done: None):
+        return [
+            replace(each, translation=math.nan, gripper=math.nan)
+            if condition.names == ('green_table',) else each
+            for condition, each in zip(
+                conditions, super().deviations(conditions, seed, on_progress), strict=True)]
+
+
+def test_where_the_policy_gives_no_action_the_file_has_null(tmp_path):
+    found = measure_suspicion(tmp_path, CATALOGUE, SilentRunner(), SETTINGS, {}, '')
+
+    def refuse(literal):
+        raise AssertionError(literal)
+
+    text = (tmp_path / 'suspicion.json').read_text()
+    content = json.loads(text, parse_constant=refuse)['suspicion']
+    assert content['deviation']['green_table'] is content['gripper']['green_table'] is None
+    again = read_suspicion(tmp_path, CATALOGUE, SETTINGS)
+    assert math.isnan(again.deviation['green_table']) and math.isnan(again.gripper['green_table'])
+    assert again.to_dict() == found.to_dict() == content
+    assert list(content['deviation'].values()).count(None) == 1
+    for broken in (5, None, {'deviation': 5}, {**content, 'gripper': []}):
+        changed = json.loads(text) | {'suspicion': broken}
+        (tmp_path / 'suspicion.json').write_text(json.dumps(changed))
+        assert read_suspicion(tmp_path, CATALOGUE, SETTINGS) is None
+
+
+@pytest.mark.parametrize('searcher', ['gp', 'thompson'])
+def test_a_change_without_an_action_does_not_stop_the_search(tmp_path, searcher):
+    found = a_diagnosis(settings(tmp_path, searcher=searcher, rollouts=40), SilentRunner())
+    assert found.stopped and found.budget['done'] == 40
+    told = {row.name: row.suspicion for row in found.perturbations}
+    assert told.pop('green_table') is None and None not in told.values()
+    assert read_map(tmp_path) == found
+
+
 # What people are shown
 
 FOUND = Suspicion(
@@ -71,6 +112,40 @@ def test_the_figure_is_a_picture_with_the_kinds_colours(found):
     for each in ('colour', 'light', 'size'):
         assert (abs(picture - colors.to_rgb(COLORS[each])).max(axis=2) < 0.01).any()
     suspicion_table(found, LIFT, 'lift')
+
+
+NONE_AT = {LIFT.names[0], LIFT.names[-1]}
+SOME = replace(FOUND, **{
+    part: {name: math.nan if name in NONE_AT else value for name, value in values.items()}
+    for part, values in (('deviation', FOUND.deviation), ('gripper', FOUND.gripper))})
+NONE = replace(FOUND, **{part: dict.fromkeys(LIFT.names, math.nan)
+                         for part in ('deviation', 'gripper')})
+
+
+def test_where_there_is_no_action_a_dash_comes_last_and_says_why():
+    lines = suspicion_table(SOME, LIFT, 'lift').splitlines()
+    rows = [line.split() for line in lines if '_' in line.split(' ')[0]]
+    assert [row[0] for row in rows] == [*LIFT.names[-2:0:-1], *sorted(NONE_AT)]
+    assert [row[2:] for row in rows[-2:]] == [['–', '–']] * 2
+    assert rows[0][2] == '4.750' and '█' in rows[0][4]
+    assert '–: the policy gives no action there.' in lines and 'nan' not in ' '.join(lines)
+    assert 'gives no action' not in suspicion_table(FOUND, LIFT, 'lift')
+    assert suspicion_table(NONE, LIFT, 'lift').count('–  ') >= len(LIFT)
+
+
+@pytest.mark.parametrize(('found', 'silent'), [(SOME, 2), (NONE, len(LIFT.names)), (FOUND, 0)])
+def test_the_figure_says_where_there_is_no_action(monkeypatch, found, silent):
+    from matplotlib.axes import Axes
+
+    said, text = [], Axes.text
+    monkeypatch.setattr(
+        Axes, 'text', lambda self, x, y, words, **how: (
+            said.append(words), text(self, x, y, words, **how))[1])
+    assert suspicion_png(found, LIFT, 'lift').startswith(b'\x89PNG')
+    assert len(said) == len(LIFT)
+    expected = ' – the policy gives no action there'
+    assert [place for place, words in enumerate(said) if words == expected] == list(
+        range(len(LIFT) - silent, len(LIFT)))
 
 
 POLICIES = f'python:{Path(__file__).with_name("cli_policies.py")}'

@@ -139,9 +139,14 @@ def standardize(deviations: Iterable[float]) -> np.ndarray:
     Return the logarithms of the deviations less their mean, in units of their spread.
 
     So the numbers mean the same for a policy that moves fast and for one that moves slowly.
+    NaN, of which nothing is known, counts as the mean: 0.
     """
     logs = np.log(np.fromiter(deviations, float) + _FLOOR)
-    return (logs - logs.mean()) / max(float(logs.std()), _LEAST_SPREAD)
+    known = logs[~np.isnan(logs)]
+    if not known.size:
+        return np.zeros_like(logs)
+    scaled = (logs - known.mean()) / max(float(known.std()), _LEAST_SPREAD)
+    return np.where(np.isnan(logs), 0.0, scaled)
 
 
 def suspected(search: Search) -> tuple[np.ndarray, np.ndarray]:

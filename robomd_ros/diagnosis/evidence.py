@@ -84,14 +84,14 @@ def failure_map(
     stopped: str = '',
     minimal_sets: tuple[MinimalSet, ...] = (),
     interactions: tuple[Interaction, ...] = (),
-    **of_perturbations: Sequence[float] | None,
+    **of_perturbations: Sequence[float | None] | None,
 ) -> FailureMap:
     """
     Return the failure map of what has ended so far.
 
     stopped: why nothing more is to come. of_perturbations: suspicion, search_mass and estimate,
-    one number a perturbation in the catalogue's order, or None. Rates are of rollouts under one
-    perturbation alone, or none; several together have rows of their own.
+    one number or None a perturbation in the catalogue's order, or None. Rates are of rollouts
+    under one perturbation alone, or none; several together have rows of their own.
     """
     evidence = Evidence(ledger.ends())
     columns = {name: values for name, values in of_perturbations.items() if values is not None}
@@ -115,8 +115,9 @@ def failure_map(
         invalid_reasons=dict(evidence.reasons.most_common()))
 
 
-def _column(columns: Mapping[str, Sequence[float]], place: int) -> dict[str, Any]:
-    return {name: float(values[place]) for name, values in columns.items()}
+def _column(columns: Mapping[str, Sequence[float | None]], place: int) -> dict[str, Any]:
+    cells = {name: values[place] for name, values in columns.items()}
+    return {name: None if value is None else float(value) for name, value in cells.items()}
 
 
 def _judged(rows: list[MapRow], evidence: Evidence, ended: bool) -> list[MapRow]:

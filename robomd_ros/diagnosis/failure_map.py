@@ -47,7 +47,8 @@ class MapRow:
     nominal'; 'not shown' until then.
     suspicion: how far the policy's actions deviate under the change; no rate. search_mass: what
     the searcher prefers, sums to 1 over the perturbations; no rate. estimate: the failure rate
-    that the searcher's model expects. None if not measured, or not by this searcher.
+    that the searcher's model expects. None if not measured, or not by this searcher; suspicion
+    also where the policy gives no action.
     rank: 1 is the most failure-prone; None while n is 0, and for nominal.
     """
 

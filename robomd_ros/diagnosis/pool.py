@@ -4,7 +4,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, UTC
 from functools import cached_property
 import hashlib
@@ -99,7 +99,7 @@ class Pool:
             'format': FORMAT, 'version': VERSION, 'names': list(self.names),
             'settings': dict(self.settings), 'versions': dict(self.versions),
             'command': self.command, 'created': self.created,
-            'suspicion': self.suspicion and asdict(self.suspicion)})
+            'suspicion': self.suspicion and self.suspicion.to_dict()})
 
 
 def load_pool(path: Path) -> Pool:
@@ -119,7 +119,7 @@ def load_pool(path: Path) -> Pool:
             raise ValueError('another format or version')
         suspicion = about.pop('suspicion')
         pool = Pool(names=tuple(about.pop('names')), **arrays, **about,
-                    suspicion=suspicion and Suspicion(**suspicion))
+                    suspicion=suspicion and Suspicion.from_dict(suspicion))
         shape = (len(pool.names), pool.trials)
         kinds = {array.dtype.kind for array in (pool.failed, pool.valid)}
         if (any(array.shape != shape for array in (pool.failed, pool.valid, pool.steps))

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+import math
 from pathlib import Path
 import tempfile
 import threading
@@ -341,7 +342,8 @@ class _Session:
                 return self._last
             known = self._suspicion
             suspicion = None if known is None else [
-                known.deviation[name] for name in self._catalogue.names]
+                None if math.isnan(known.deviation[name]) else known.deviation[name]
+                for name in self._catalogue.names]
             return failure_map(self._ledger, self._catalogue, self._stopped,
                                suspicion=suspicion, **self._found)
 

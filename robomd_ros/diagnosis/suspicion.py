@@ -5,6 +5,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,28 @@ class Suspicion:
 
     deviation: perturbation name -> mean L2 distance between the translations the policy asks for
     in the nominal scene and under the change, from the same states, in action units (-1 to 1).
-    gripper: the same of the gripper's part. states: how many; rollouts: nominal ones they are of.
+    gripper: the same of the gripper's part. Both are NaN where the policy gives no action.
+    states: how many; rollouts: nominal ones they are of.
     """
 
     deviation: dict[str, float]
     gripper: dict[str, float]
     states: int
     rollouts: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold: None in the place of NaN."""
+        return asdict(self) | {
+            part: {name: None if math.isnan(value) else value for name, value in values.items()}
+            for part, values in (('deviation', self.deviation), ('gripper', self.gripper))}
+
+    @staticmethod
+    def from_dict(content: dict[str, Any]) -> 'Suspicion':
+        """Return that of to_dict."""
+        return Suspicion(**content | {
+            part: {name: math.nan if value is None else value
+                   for name, value in content[part].items()}
+            for part in ('deviation', 'gripper')})
 
 
 def read_suspicion(
@@ -41,8 +57,8 @@ def read_suspicion(
         content = json.loads((out / SUSPICION_FILE).read_text('utf-8'))
         if any(content['settings'][name] != settings[name] for name in DEPENDS_ON):
             return None
-        found = Suspicion(**content['suspicion'])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = Suspicion.from_dict(content['suspicion'])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     complete = found.deviation.keys() == found.gripper.keys() == set(catalogue.names)
     return found if complete else None
@@ -69,7 +85,8 @@ def measure_suspicion(
         dict(zip(catalogue.names, (each.translation for each in measured), strict=True)),
         dict(zip(catalogue.names, (each.gripper for each in measured), strict=True)),
         measured[0].states, measured[0].rollouts)
-    content = {'suspicion': asdict(found), 'settings': {n: settings[n] for n in DEPENDS_ON},
+    content = {'suspicion': found.to_dict(), 'settings': {n: settings[n] for n in DEPENDS_ON},
                'versions': dict(versions), 'command': command}
-    write_whole(out / SUSPICION_FILE, (json.dumps(content, indent=2) + '\n').encode())
+    text = json.dumps(content, indent=2, allow_nan=False)
+    write_whole(out / SUSPICION_FILE, f'{text}\n'.encode())
     return found

@@ -3,6 +3,7 @@
 """Suspicion in a terminal and as a figure."""
 
 import io
+import math
 import textwrap
 
 from robomd_ros.conditions import Catalogue, Perturbation
@@ -21,6 +22,7 @@ _LEGEND = (
     'translations it asks for with and without the change, each component of which is in [-1, 1]. '
     "Gripper: the same of the gripper's. No rollout was run under a change, and neither is a "
     f'failure rate. {_WARNING}')
+_NO_ACTION = 'the policy gives no action there'
 _HEADER = ('change of the scene', 'slot', 'suspicion', 'gripper')
 
 
@@ -36,49 +38,54 @@ def suspicion_table(suspicion: Suspicion, catalogue: Catalogue, title: str) -> s
     """
     Return the suspicion for a terminal, at most 96 columns, the highest first.
 
+    Where the policy gives no action it is '–', last, and a line below says so.
     title: of what it is, without an end.
     """
     names = _ranked(suspicion)
     cells = [_HEADER, *(
-        (_short(name), catalogue[name].slot, f'{suspicion.deviation[name]:.3f}',
-         f'{suspicion.gripper[name]:.3f}') for name in names)]
+        (_short(name), catalogue[name].slot, _number(suspicion.deviation[name], 3),
+         _number(suspicion.gripper[name], 3)) for name in names)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     longest = max(1, min(BAR, WIDTH - sum(widths) - 2 * len(widths)))
-    most = max(suspicion.deviation.values()) or 1.0
-    bars = ['', *('█' * round(longest * suspicion.deviation[name] / most) for name in names)]
+    known, most = _known(suspicion), _most(suspicion)
+    bars = ['', *('█' * round(longest * known.get(name, 0.0) / most) for name in names)]
     lines = ['  '.join([
         name.ljust(widths[0]), slot.ljust(widths[1]), value.rjust(widths[2]),
         gripper.rjust(widths[3]), bar]).rstrip()
         for (name, slot, value, gripper), bar in zip(cells, bars, strict=True)]
     rule = '─' * min(WIDTH, sum(widths) + 2 * len(widths) + longest)
+    silent = [f'–: {_NO_ACTION}.'] * (len(known) < len(names))
     return '\n'.join([*textwrap.wrap(f'{title}: {_asked(suspicion)}.', WIDTH), '', lines[0], rule,
-                      *lines[1:], rule, *textwrap.wrap(_LEGEND, WIDTH)])
+                      *lines[1:], rule, *silent, *textwrap.wrap(_LEGEND, WIDTH)])
 
 
 def suspicion_png(suspicion: Suspicion, catalogue: Catalogue, title: str) -> bytes:
     """
     Draw the suspicion as a PNG picture: a bar a perturbation, the highest on top.
 
-    Bars are coloured by the kind of change; those of changes of contact are hatched.
+    Bars are coloured by the kind of change; those of changes of contact are hatched. Where the
+    policy gives no action words stand in the place of a bar, below all others.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    names = _ranked(suspicion)
+    names, known = _ranked(suspicion), _known(suspicion)
     height = 1.9 + 0.27 * len(names)
     figure = Figure(figsize=(9, height), dpi=160, facecolor='white')
     axes = figure.add_axes((0.27, 0.85 / height, 0.68, 1 - 1.85 / height))
     for place, name in enumerate(names):
         change = catalogue[name]
-        axes.barh(place, suspicion.deviation[name], height=0.72, color=COLORS[kind(change)],
+        axes.barh(place, known.get(name, 0.0), height=0.72, color=COLORS[kind(change)],
                   edgecolor='white', linewidth=0,
                   hatch='///' if change.property in CONTACT else None)
-        axes.text(suspicion.deviation[name], place, f' {suspicion.deviation[name]:.2f}',
+        said = _number(suspicion.deviation[name], 2)
+        axes.text(known.get(name, 0.0), place,
+                  f' {said}' if name in known else f' {said} {_NO_ACTION}',
                   va='center', fontsize=9, color=LIGHT.muted)
     axes.set_yticks(range(len(names)), list(map(_short, names)), fontsize=10, color=LIGHT.ink,
                     parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_xlim(0, 1.08 * (max(suspicion.deviation.values()) or 1.0))
+    axes.set_xlim(0, 1.08 * _most(suspicion))
     axes.set_xlabel("how far the change moves the policy's actions (mean distance of the "
                     'translation)', fontsize=10, color=LIGHT.ink)
     axes.tick_params(length=0, labelcolor=LIGHT.ink)
@@ -104,7 +111,23 @@ def suspicion_png(suspicion: Suspicion, catalogue: Catalogue, title: str) -> byt
 
 
 def _ranked(suspicion: Suspicion) -> list[str]:
-    return sorted(suspicion.deviation, key=lambda name: (-suspicion.deviation[name], name))
+    known = _known(suspicion)
+    return sorted(suspicion.deviation,
+                  key=lambda name: (name not in known, -known.get(name, 0.0), name))
+
+
+def _known(suspicion: Suspicion) -> dict[str, float]:
+    """Return the deviations under changes that the policy gives an action under."""
+    return {name: value for name, value in suspicion.deviation.items() if not math.isnan(value)}
+
+
+def _most(suspicion: Suspicion) -> float:
+    """Return what the longest bar stands for, not 0."""
+    return max(_known(suspicion).values(), default=0.0) or 1.0
+
+
+def _number(value: float, digits: int) -> str:
+    return '–' if math.isnan(value) else f'{value:.{digits}f}'
 
 
 def _short(name: str) -> str:

@@ -3,6 +3,7 @@
 """The counterfactual action deviation: what would the policy do here, were the scene changed."""
 
 from collections.abc import Callable, Sequence
+import math
 
 import numpy as np
 from robomd_ros.conditions import Condition, NOMINAL
@@ -41,11 +42,12 @@ def measure_deviations(
     for its first action there, its memory reset and its random numbers begun anew. What it answers
     in the same state of the nominal scene, asked alike, is what that is compared with. No step of
     physics is taken under a condition.
+    Both deviations are NaN under a condition if the policy raises there in any of the states, or
+    answers anything but an action.
     on_progress: called with how many conditions are done. should_stop: asked at every control step
     and in every state; on True RolloutCanceled is raised.
-    Raises PolicyUnusable if the policy raises or answers anything but an action, RunnerError if
-    there is no nominal rollout to take states from, and UserError if the world cannot be set to a
-    condition.
+    Raises PolicyUnusable if the policy does so in the nominal scene, RunnerError if there is no
+    nominal rollout to take states from, and UserError if the world cannot be set to a condition.
     """
     states, rollouts = _nominal_states(world, policy, seed, should_stop)
 
@@ -55,13 +57,21 @@ def measure_deviations(
             _first_action(world, policy, condition, state, number, should_stop)
             for number, state in enumerate(states)])
 
-    nominal = answers(NOMINAL)
+    try:
+        nominal = answers(NOMINAL)
+    except InvalidRolloutError as error:
+        raise _unusable(str(error), should_stop) from None
     found = []
     for done, condition in enumerate(conditions, start=1):
-        apart = answers(condition) - nominal
-        found.append(Deviation(
-            float(np.linalg.norm(apart[:, TRANSLATION], axis=1).mean()),
-            float(np.abs(apart[:, GRIPPER]).mean()), len(states), rollouts))
+        translation = gripper = math.nan
+        try:
+            apart = answers(condition) - nominal
+        except InvalidRolloutError:
+            _check_wanted(should_stop)
+        else:
+            translation = float(np.linalg.norm(apart[:, TRANSLATION], axis=1).mean())
+            gripper = float(np.abs(apart[:, GRIPPER]).mean())
+        found.append(Deviation(translation, gripper, len(states), rollouts))
         on_progress(done)
     return found
 
@@ -96,7 +106,7 @@ def _nominal_states(
         request = RolloutRequest(f'deviation/{trial}', NOMINAL, seed, trial)
         outcome = run_rollout(world, recorder, request, on_step=lambda _: should_stop()).outcome
         if outcome.verdict == 'invalid' and outcome.reason != SOLVED_AT_RESET:
-            raise _unusable(NOMINAL, outcome.reason, should_stop)
+            raise _unusable(outcome.reason, should_stop)
         rollouts += outcome.verdict != 'invalid'
     if not recorder.states:
         raise RunnerError(f'The task is solved at reset in all of {ROLLOUTS} nominal rollouts, so '
@@ -108,19 +118,20 @@ def _first_action(world: World, policy: Policy, condition: Condition, state: np.
                   number: int, should_stop: Callable[[], bool]) -> np.ndarray:
     from robomd_ros.policies.noise import begun_anew  # which brings torch
 
+    _check_wanted(should_stop)
+    observation = world.restore(condition, state)
+    with begun_anew(number):
+        reset_policy(policy, world.info.instruction)
+        return ask(policy, observation)
+
+
+def _unusable(reason: str, should_stop: Callable[[], bool]) -> PolicyUnusable:
+    _check_wanted(should_stop)
+    return PolicyUnusable(f"The policy's actions under {NOMINAL.label} cannot be measured "
+                          f'({reason}); mend that and give the same command again.')
+
+
+def _check_wanted(should_stop: Callable[[], bool]) -> None:
+    """Stop if told to; what asks for the end, a Ctrl-C for one, may have broken the policy."""
     if should_stop():
         raise RolloutCanceled('Measuring the deviation of actions was canceled.')
-    observation = world.restore(condition, state)
-    try:
-        with begun_anew(number):
-            reset_policy(policy, world.info.instruction)
-            return ask(policy, observation)
-    except InvalidRolloutError as error:
-        raise _unusable(condition, str(error), should_stop) from None
-
-
-def _unusable(condition: Condition, reason: str, should_stop: Callable[[], bool]) -> RunnerError:
-    if should_stop():  # what asks for the end, a Ctrl-C for one, may well have broken the policy
-        return RolloutCanceled('Measuring the deviation of actions was canceled.')
-    return PolicyUnusable(f"The policy's actions under {condition.label} cannot be measured "
-                          f'({reason}); mend that and give the same command again.')

@@ -58,7 +58,7 @@ class Deviation:
 
     Both are means over the same states, in action units, each of whose components is in [-1, 1].
     translation: the L2 distance between the translations. gripper: the distance between what the
-    gripper is told.
+    gripper is told. Both are NaN if the policy gives no action under the condition.
     states: how many; rollouts: nominal ones that they are of.
     """
 
