@@ -366,11 +366,27 @@ def test_a_diagnosis_that_has_not_ended_has_no_verdicts_and_no_final_intervals(s
     found = by_name(tmp_path)
     assert found['failure_modes'].value is None and 'has ended' in found['failure_modes'].note
     assert found['wasserstein_zero'].value and found['wasserstein_zero'].interval is None
+    assert 'no interval, as the diagnosis has not ended;' in found['wasserstein_zero'].note
 
 
 def test_discovery_gets_no_interval(ppo):
-    assert any(row.source == 'discovery' for row in read_map(ppo).perturbations)
-    assert by_name(ppo)['wasserstein_zero'].interval is None
+    sources = Counter(row.source for row in read_map(ppo).perturbations)
+    adaptive, tried = sources['discovery'], sources['discovery'] + sources['confirmation']
+    assert adaptive
+    mean = by_name(ppo)['wasserstein_zero']
+    assert mean.interval is None
+    assert f'no interval, as {adaptive} of {tried} rates are of discovery;' in mean.note
+
+
+def test_over_says_how_many_were_tried(tmp_path, sweep):
+    a_diagnosis(settings(tmp_path, rollouts=5), CoinRunner())
+    tried = sum(row.n > 0 for row in read_map(tmp_path).perturbations)
+    assert 0 < tried < 6
+    found, whole = by_name(tmp_path), by_name(sweep)
+    for name in ('wasserstein_zero', 'fsi', 'wasserstein_uniform.failure_rates', 'failure_modes'):
+        assert (found[name].n, found[name].counted) == (tried, 'of 6 perturbations')
+        assert (whole[name].n, whole[name].counted) == (6, 'perturbations')
+    assert f' {tried} of 6 ' in measures_table(read_map(tmp_path), list(found.values()))
 
 
 def test_a_diagnosis_on_a_disk_that_cannot_be_written_to(sweep, tmp_path):

@@ -220,7 +220,7 @@ class _Measuring:
             note = 'verdicts come when the diagnosis has ended'
         known = compared and self._map.stopped
         return self._measure('failure_modes', len(self._map.failure_modes) if known else None,
-                             _MODES, compared, _PERTURBATIONS, note)
+                             _MODES, compared, self._of_all(compared), note)
 
     def modes_by_mass(self) -> Measure:
         """Return how many have much search mass."""
@@ -234,8 +234,8 @@ class _Measuring:
         rates = self._rates
         yield self._measure(
             'fsi', failure_severity(rates) if rates else None, 'sum of rates', len(rates),
-            _PERTURBATIONS, f'sum of P_i^2 / max P, P the failure rates, {self._counted}; grows '
-            'with the catalogue, and by chance where rollouts are few')
+            self._of_all(len(rates)), 'sum of P_i^2 / max P, P the failure rates, '
+            f'{self._counted}; grows with the catalogue, and by chance where rollouts are few')
         yield self._of_mass('fsi_by_mass', failure_severity(self._mass) if self._mass else None,
                             'sum of shares', 'the same of the search mass; at most 1')
 
@@ -244,8 +244,8 @@ class _Measuring:
         rates = self._rates
         yield self._measure(
             'wasserstein_uniform.failure_rates', wasserstein_uniform(rates) if rates else None,
-            'share of 1', len(rates), _PERTURBATIONS, 'distance of the failure rates, made to sum '
-            'to 1, from 1 / N each: how uneven they are, and not how many succeed')
+            'share of 1', len(rates), self._of_all(len(rates)), 'distance of the failure rates, '
+            'made to sum to 1, from 1 / N each: how uneven they are, and not how many succeed')
         yield self._of_mass(
             'wasserstein_uniform.search_mass',
             wasserstein_uniform(self._mass) if self._mass else None, 'share of 1',
@@ -255,12 +255,17 @@ class _Measuring:
         """Return the distance of the failure rates to none at all."""
         rates = [failed for failed in self._failed if failed]
         mean, interval = mean_rate(rates) if rates else (None, None)
-        if not self._map.stopped or len(rates) > sum(map(bool, self._fixed)):
+        adaptive = len(rates) - sum(map(bool, self._fixed))
+        why = [f'{adaptive} of {len(rates)} rates are of discovery'] * bool(adaptive) + [
+            'the diagnosis has not ended'] * (not self._map.stopped)
+        if why:
             interval = None  # it is for rollouts that were all planned, and have all been run
+        without = f'; no interval, as {" and ".join(why)}' if rates and why else ''
         return self._measure(
-            'wasserstein_zero', mean, 'failure rate', len(rates), _PERTURBATIONS,
-            f'distance of the failure rates from 0, which is their mean, {self._counted}; '
-            'robomd compare has its change from one policy to another', interval)
+            'wasserstein_zero', mean, 'failure rate', len(rates), self._of_all(len(rates)),
+            'distance of the failure rates from 0, which is their mean, '
+            f'{self._counted}{without}; robomd compare has its change from one policy to another',
+            interval)
 
     @cached_property
     def _failed(self) -> list[Failures]:
@@ -286,6 +291,11 @@ class _Measuring:
         n = sum(map(len, self._fixed))
         return (f'{n:,} confirmation rollouts of {sum(map(bool, self._fixed))} of '
                 f'{len(self._rows)} perturbations')
+
+    def _of_all(self, n: int) -> str:
+        """Return what comes after n, the number of perturbations that something is over."""
+        every = len(self._rows)
+        return _PERTURBATIONS if n == every else f'of {every:,} {_PERTURBATIONS}'
 
     def _most(self, base: float) -> str:
         return f'{math.log(max(len(self._rows), 1), base):.2f}'
